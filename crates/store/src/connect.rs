@@ -1,0 +1,102 @@
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use std::{str::FromStr, time::Duration};
+
+/// How to reach Postgres.
+#[derive(Clone)]
+pub struct StoreOptions {
+    /// `postgres://` URL; TLS by its `sslmode`, `sslrootcert`, `sslcert` and `sslkey` parameters.
+    pub url: String,
+    /// Replaces the URL's password, for one that is read from a file.
+    pub password: Option<String>,
+    /// Connections at most.
+    pub pool_max: u32,
+    /// How long to wait for a connection.
+    pub connect_timeout: Duration,
+    /// `application_name` of the connections, as `pg_stat_activity` shows it.
+    pub application: &'static str,
+    /// For the relay: read by index always. Its queries know their index; the planner, with statistics from when the
+    /// log was small, may think a scan cheaper, and then a backlog takes quadratic time.
+    pub by_index: bool,
+}
+
+/// Postgres, as Postbound's parts see it. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) pool: PgPool,
+}
+
+/// What can go wrong between us and Postgres.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The URL cannot be read. It is not repeated: it may hold a password.
+    #[error("database.url is not a postgres:// URL")]
+    Url,
+    /// Postgres refused, or could not be reached.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+    /// A migration failed, or the database is of another version.
+    #[error(transparent)]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// A row that the schema's constraints should have ruled out.
+    #[error("{0}")]
+    Unexpected(String),
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later: the server is away, restarting or out of connections.
+    pub fn is_transient(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        match error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_) => true,
+            // 08 connection, 40 rollback, 53 resources, 57 operator intervention, 58 system
+            sqlx::Error::Database(db) => {
+                db.code().is_some_and(|code| ["08", "40", "53", "57", "58"].contains(&&code[..2]))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Store {
+    /// A pool that connects when first used.
+    ///
+    /// # Errors
+    /// When the URL cannot be read; not when the server is away.
+    pub fn new(options: &StoreOptions) -> Result<Self, StoreError> {
+        let mut connect = PgConnectOptions::from_str(&options.url).map_err(|_| StoreError::Url)?;
+        if let Some(password) = &options.password {
+            connect = connect.password(password);
+        }
+        // Compiling a plan takes longer than any of these queries.
+        connect = connect.application_name(options.application).options([("jit", "off")]);
+        if options.by_index {
+            connect = connect.options([("enable_seqscan", "off"), ("enable_bitmapscan", "off")]);
+        }
+        let pool = PgPoolOptions::new()
+            .max_connections(options.pool_max)
+            .acquire_timeout(options.connect_timeout)
+            .test_before_acquire(false)
+            .connect_lazy_with(connect);
+        Ok(Self { pool })
+    }
+
+    /// The pool itself, for callers with SQL of their own (the command line's doctor, tests).
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// Asks Postgres for a sign of life.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("-- ping\nselect 1").execute(&self.pool).await?;
+        Ok(())
+    }
+}

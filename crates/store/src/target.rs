@@ -1,0 +1,153 @@
+use crate::{Store, StoreError};
+use postbound_event::Action;
+use std::str::FromStr as _;
+
+/// A target as the configuration describes it, to be registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// Name of the target.
+    pub name: String,
+    /// Adapter that speaks its contract.
+    pub adapter: String,
+    /// Actions it wants.
+    pub actions: Vec<Action>,
+    /// Changes with this origin are not sent back to it.
+    pub origin: String,
+    /// Whether waiting states may be folded into the newest.
+    pub fold: bool,
+    /// Hash of its delivery settings.
+    pub config_hash: String,
+    /// Number of partition queues.
+    pub partitions: u16,
+}
+
+/// A target as it is registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegisteredTarget {
+    /// What was registered.
+    pub registration: Registration,
+    /// Generation of its partition queues.
+    pub generation: i32,
+    /// Whether it left the configuration.
+    pub retired: bool,
+}
+
+/// What targets may want to know of a tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenant {
+    /// The tenant's id.
+    pub id: String,
+    /// Display name.
+    pub name: Option<String>,
+    /// Subdomain of its site.
+    pub subdomain: Option<String>,
+    /// Id of its organization at the identity provider (seed 003: `kindeOrgId`).
+    pub kinde_org_id: Option<String>,
+}
+
+type TenantRow = (String, Option<String>, Option<String>, Option<String>);
+type TargetRow = (String, String, Vec<String>, String, bool, String, i32, i32, bool);
+
+impl Store {
+    /// Registers a target, or brings its registration up to date; a new one starts with the oldest row the log has.
+    /// Gives whether it was new.
+    ///
+    /// # Errors
+    /// When Postgres refuses.
+    pub async fn register_target(&self, target: &Registration) -> Result<bool, StoreError> {
+        let actions: Vec<&str> = target.actions.iter().map(|action| action.as_str()).collect();
+        let mut tx = self.pool.begin().await?;
+        sqlx::query(
+            "-- register_target
+            insert into postbound.target (name, adapter, actions, origin, fold, config_hash, partitions)
+            values ($1, $2, $3, $4, $5, $6, $7)
+            on conflict (name) do update set adapter = excluded.adapter, actions = excluded.actions,
+                origin = excluded.origin, fold = excluded.fold, config_hash = excluded.config_hash,
+                partitions = excluded.partitions, updated_at = now(), retired_at = null",
+        )
+        .bind(&target.name)
+        .bind(&target.adapter)
+        .bind(&actions)
+        .bind(&target.origin)
+        .bind(target.fold)
+        .bind(&target.config_hash)
+        .bind(i32::from(target.partitions))
+        .execute(&mut *tx)
+        .await?;
+        let cursor = sqlx::query(
+            "-- register_stream
+            insert into postbound.stream_cursor (stream, done_snapshot) values ($1, '1:1:') on conflict do nothing",
+        )
+        .bind(&target.name)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(cursor.rows_affected() == 1)
+    }
+
+    /// Retires a target: the relay stops publishing to it, producers can no longer name it.
+    ///
+    /// # Errors
+    /// When Postgres refuses.
+    pub async fn retire_target(&self, name: &str) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin().await?;
+        sqlx::query("-- retire_target\nupdate postbound.target set retired_at = now() where name = $1")
+            .bind(name)
+            .execute(&mut *tx)
+            .await?;
+        // Without the cursor, the log need not be kept for it; registered anew it starts over.
+        sqlx::query("-- retire_stream\ndelete from postbound.stream_cursor where stream = $1")
+            .bind(name)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// All targets ever registered, by name.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked.
+    pub async fn registered_targets(&self) -> Result<Vec<RegisteredTarget>, StoreError> {
+        let rows: Vec<TargetRow> = sqlx::query_as(
+            "-- registered_targets
+            select name, adapter, actions, origin, fold, config_hash, partitions, generation, retired_at is not null
+            from postbound.target order by name",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(registered_target).collect()
+    }
+
+    /// What is known of these tenants; those without a row are left out.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked.
+    pub async fn tenants(&self, ids: &[&str]) -> Result<Vec<Tenant>, StoreError> {
+        let rows: Vec<TenantRow> = sqlx::query_as(
+            "-- tenants
+            select tenant_id, name, subdomain, kinde_org_id from postbound.tenant where tenant_id = any($1)",
+        )
+        .bind(ids)
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|(id, name, subdomain, kinde_org_id)| Tenant { id, name, subdomain, kinde_org_id })
+            .collect())
+    }
+}
+
+fn registered_target(row: TargetRow) -> Result<RegisteredTarget, StoreError> {
+    let (name, adapter, actions, origin, fold, config_hash, partitions, generation, retired) = row;
+    let actions = actions
+        .iter()
+        .map(|action| Action::from_str(action).map_err(|error| StoreError::Unexpected(error.to_string())))
+        .collect::<Result<_, _>>()?;
+    let partitions = u16::try_from(partitions).map_err(|error| StoreError::Unexpected(error.to_string()))?;
+    Ok(RegisteredTarget {
+        registration: Registration { name, adapter, actions, origin, fold, config_hash, partitions },
+        generation,
+        retired,
+    })
+}

@@ -1,0 +1,196 @@
+use crate::{Store, StoreError};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// A worker process, drawn at its start.
+pub type WorkerId = Uuid;
+
+/// What one round of balancing gave and took.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeaseChange {
+    /// All partitions the worker owns after the round.
+    pub owned: Vec<u16>,
+    /// How many it should give up, once drained, so that others get their share.
+    pub surplus: usize,
+    /// Live workers that serve the target, this one included.
+    pub workers: usize,
+}
+
+impl Store {
+    /// Writes the worker's heartbeat: its leases hold until `lease` from now. Count the time from before the call.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked.
+    pub async fn heartbeat(
+        &self,
+        worker: WorkerId,
+        label: &str,
+        targets: &[String],
+        lease: Duration,
+    ) -> Result<bool, StoreError> {
+        // A row that ran out was perhaps swept by another worker; its partitions are gone, and it starts afresh.
+        let fresh: bool = sqlx::query_scalar(
+            "-- heartbeat
+            insert into postbound.worker as w (worker_id, label, targets, expires_at)
+            values ($1, $2, $3, clock_timestamp() + $4 * interval '1 millisecond')
+            on conflict on constraint worker_pk do update
+                set expires_at = excluded.expires_at, targets = excluded.targets
+            returning (xmax = 0)",
+        )
+        .bind(worker)
+        .bind(label)
+        .bind(targets)
+        .bind(lease.as_millis() as f64)
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(fresh)
+    }
+
+    /// Takes free partitions of a target up to the worker's fair share, and says how many it has too many.
+    ///
+    /// Workers balance one after the other: the target's row is the lock.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked.
+    pub async fn balance_partitions(
+        &self,
+        worker: WorkerId,
+        target: &str,
+        partitions: u16,
+    ) -> Result<LeaseChange, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        sqlx::query("-- lock_target_leases\nselect pg_advisory_xact_lock(hashtextextended('postbound.lease.' || $1, 0))")
+            .bind(target)
+            .execute(&mut *tx)
+            .await?;
+        // A worker's place among its peers decides who takes the odd partition, so that shares settle.
+        let (workers, place): (i64, i64) = sqlx::query_as(
+            "-- live_workers
+            select count(*), count(*) filter (where worker_id < $1) from postbound.worker
+            where expires_at > clock_timestamp() and $2 = any(targets)",
+        )
+        .bind(worker)
+        .bind(target)
+        .fetch_one(&mut *tx)
+        .await?;
+        let (workers, place) = (workers.max(1) as u64, place as u64);
+        let share = fair_share(u64::from(partitions), workers, place);
+        let owned: Vec<i32> = sqlx::query_scalar(
+            "-- owned_partitions
+            select partition from postbound.partition_lease where target = $1 and worker_id = $2 order by partition",
+        )
+        .bind(target)
+        .bind(worker)
+        .fetch_all(&mut *tx)
+        .await?;
+        let wanted = share.saturating_sub(owned.len());
+        let taken: Vec<i32> = if wanted == 0 {
+            Vec::new()
+        } else {
+            sqlx::query_scalar(
+                "-- take_partitions
+                insert into postbound.partition_lease as l (target, partition, worker_id)
+                select $1, free.partition, $2 from (
+                    select p as partition from generate_series(0, $3 - 1) as p
+                    where not exists (
+                        select from postbound.partition_lease as held
+                        join postbound.worker as w on w.worker_id = held.worker_id and w.expires_at > clock_timestamp()
+                        where held.target = $1 and held.partition = p)
+                    order by p limit $4) as free
+                on conflict on constraint partition_lease_pk do update
+                    set worker_id = excluded.worker_id, acquired_at = now()
+                returning partition",
+            )
+            .bind(target)
+            .bind(worker)
+            .bind(i32::from(partitions))
+            .bind(wanted as i64)
+            .fetch_all(&mut *tx)
+            .await?
+        };
+        tx.commit().await?;
+        let surplus = owned.len().saturating_sub(share);
+        let mut owned: Vec<u16> =
+            owned.into_iter().chain(taken).filter_map(|p| u16::try_from(p).ok()).collect();
+        owned.sort_unstable();
+        Ok(LeaseChange { owned, surplus, workers: workers as usize })
+    }
+
+    /// Gives partitions back, after their lanes are drained.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked.
+    pub async fn release_partition(
+        &self,
+        worker: WorkerId,
+        target: &str,
+        partition: u16,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "-- release_partition
+            delete from postbound.partition_lease where target = $1 and partition = $2 and worker_id = $3",
+        )
+        .bind(target)
+        .bind(i32::from(partition))
+        .bind(worker)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Ends a worker: its partitions are free at once.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked.
+    pub async fn sign_off(&self, worker: WorkerId) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin().await?;
+        sqlx::query("-- sign_off_partitions\ndelete from postbound.partition_lease where worker_id = $1")
+            .bind(worker)
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query("-- sign_off\ndelete from postbound.worker where worker_id = $1")
+            .bind(worker)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Sweeps heartbeat rows of workers that died a day ago.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked.
+    pub async fn sweep_dead_workers(&self) -> Result<(), StoreError> {
+        sqlx::query(
+            "-- sweep_dead_workers
+            delete from postbound.worker as w where expires_at < clock_timestamp() - interval '1 day'
+              and not exists (select from postbound.partition_lease as l where l.worker_id = w.worker_id)",
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+}
+
+/// Partitions for the worker at `place` among `workers`.
+fn fair_share(partitions: u64, workers: u64, place: u64) -> usize {
+    let odd = u64::from(place < partitions % workers);
+    usize::try_from(partitions / workers + odd).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fair_share;
+
+    #[test]
+    fn shares_add_up_to_all_partitions_whatever_the_number_of_workers() {
+        for partitions in [1, 2, 16, 255] {
+            for workers in 1..40 {
+                let shares: Vec<_> =
+                    (0..workers).map(|place| fair_share(partitions, workers, place)).collect();
+                assert_eq!(shares.iter().sum::<usize>() as u64, partitions);
+                assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1);
+            }
+        }
+    }
+}
