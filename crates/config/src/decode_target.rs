@@ -1,0 +1,97 @@
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::adapter::{Adapter, AdapterKind, BackendSync, CrmBatch};
+use crate::decode::{self, keys_of};
+use crate::errors::{ConfigError, Errors};
+use crate::target::Target;
+use crate::tree::{Node, Value};
+
+/// Decodes every `[targets.<name>]`; one without a usable adapter is reported and left out.
+pub(crate) fn decode_targets(root: &Node, errors: &mut Errors) -> BTreeMap<String, Target> {
+    let Some(node) = root.at(["targets"]) else { return BTreeMap::new() };
+    let Value::Table(targets) = &node.value else {
+        errors.push(ConfigError {
+            place: node.place.clone(),
+            key: "targets".to_owned(),
+            problem: "a table per target is expected".to_owned(),
+            mend: Some("write `[targets.<name>]`".to_owned()),
+        });
+        return BTreeMap::new();
+    };
+    targets
+        .iter()
+        .filter_map(|(name, node)| Some((name.clone(), decode_target(name, node, errors)?)))
+        .collect()
+}
+
+/// The adapter comes first, for it says which keys there are.
+fn decode_target(name: &str, node: &Node, errors: &mut Errors) -> Option<Target> {
+    let key = format!("targets.{name}");
+    let kind = adapter_kind(node, &key, errors)?;
+    let (own_keys, foreign_keys, foreign) = match kind {
+        AdapterKind::BackendSync => (keys_of::<BackendSync>(), keys_of::<CrmBatch>(), AdapterKind::CrmBatch),
+        AdapterKind::CrmBatch => (keys_of::<CrmBatch>(), keys_of::<BackendSync>(), AdapterKind::BackendSync),
+    };
+    let mut common = node.clone();
+    let own = split_off(&mut common, own_keys);
+    if let Value::Table(misplaced) = split_off(&mut common, foreign_keys).value {
+        errors.extend(misplaced.into_iter().map(|(name, node)| ConfigError {
+            place: node.place,
+            key: format!("{key}.{name}"),
+            problem: format!("`{name}` is for {} targets; this one is {}", foreign.as_str(), kind.as_str()),
+            mend: Some(format!("remove it, or set `adapter = \"{}\"`", foreign.as_str())),
+        }));
+    }
+    split_off(&mut common, &["adapter"]);
+    let adapter = match kind {
+        AdapterKind::BackendSync => Adapter::BackendSync(decode::section(Some(&own), &key, &[], errors)),
+        AdapterKind::CrmBatch => Adapter::CrmBatch(decode::section(Some(&own), &key, &[], errors)),
+    };
+    let also_known: Vec<&str> = own_keys.iter().copied().chain(["adapter"]).collect();
+    let target: Target = decode::section(Some(&common), &key, &also_known, errors);
+    let origin = if target.origin.is_empty() { name.to_owned() } else { target.origin };
+    Some(Target { name: name.to_owned(), adapter, origin, ..target })
+}
+
+fn adapter_kind(node: &Node, key: &str, errors: &mut Errors) -> Option<AdapterKind> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Kind {
+        adapter: Option<AdapterKind>,
+    }
+    if !matches!(node.value, Value::Table(_)) {
+        errors.push(ConfigError {
+            place: node.place.clone(),
+            key: key.to_owned(),
+            problem: "a table is expected".to_owned(),
+            mend: Some(format!("write `[{key}]`")),
+        });
+        return None;
+    }
+    let before = errors.len();
+    let kind: Kind = decode::section(Some(&split_off(&mut node.clone(), &["adapter"])), key, &[], errors);
+    if kind.adapter.is_some() || errors.len() > before {
+        return kind.adapter;
+    }
+    let key = format!("{key}.adapter");
+    if !errors.mention(&key) {
+        errors.push(ConfigError {
+            place: node.place.clone(),
+            key,
+            problem: "a target needs an adapter".to_owned(),
+            mend: Some("set `adapter = \"backend-sync\"` or `adapter = \"crm-batch\"`".to_owned()),
+        });
+    }
+    None
+}
+
+/// Moves some keys of a table into one of their own.
+fn split_off(node: &mut Node, keys: &[&str]) -> Node {
+    let mut part = Node::table(node.place.clone());
+    if let (Value::Table(entries), Value::Table(taken)) = (&mut node.value, &mut part.value) {
+        taken.extend(keys.iter().filter_map(|&key| entries.remove_entry(key)));
+    }
+    part
+}

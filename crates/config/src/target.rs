@@ -1,0 +1,200 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::adapter::{Adapter, BackendSync, CrmBatch};
+use crate::{Secret, SecretList, SecretSource, units};
+
+/// `[targets.<name>]`: one system kept in step.
+///
+/// The name is `^[a-z][a-z0-9-]{0,39}$`: it becomes part of queue names, metrics and ledger rows.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Target {
+    /// The key of the section.
+    #[serde(skip_deserializing)]
+    pub name: String,
+    /// `adapter = "backend-sync" | "crm-batch"`, with the keys only that adapter knows. Required.
+    #[serde(skip_deserializing)]
+    pub adapter: Adapter,
+    /// Where requests go. `backend-sync`: the whole URL; `crm-batch`: the base, see [`Target::endpoint`].
+    /// Default: none, the target is skipped with a warning.
+    pub url: Option<String>,
+    /// Actions the target wants. Default: all three.
+    #[serde(with = "units::list")]
+    pub actions: BTreeSet<Action>,
+    /// Whether a newer state may take the place of one still waiting; `false` sends every change, in order.
+    /// Default true.
+    pub coalesce: bool,
+    /// Requests in flight at most, per worker. Default 64.
+    pub concurrency: usize,
+    /// Bytes of messages held at most, per worker. Default 64 MiB.
+    #[serde(with = "units::bytes")]
+    pub in_flight_bytes_max: usize,
+    /// Messages taken ahead of the acknowledgement, per partition. Default 16.
+    pub prefetch_messages: u16,
+    /// Time for a whole request, connect to last byte; `worker.lease` must exceed it by more than 2 s.
+    /// Default 10 s.
+    #[serde(with = "units::duration")]
+    pub timeout: Duration,
+    /// Time for connecting alone. Default 5 s.
+    #[serde(with = "units::duration")]
+    pub connect_timeout: Duration,
+    /// Quick retries of one delivery, before the user is parked.
+    pub retry: Retry,
+    /// Bytes of an answer read at most. Default 1 MiB.
+    #[serde(with = "units::bytes")]
+    pub response_bytes_max: usize,
+    /// Changes of this origin come from the target itself and are not echoed to it. Default: its name.
+    pub origin: String,
+    /// API key sent in the header the adapter's contract names. Default: none.
+    pub api_key: Option<Secret>,
+    /// The same, kept in a file and read again when that changes. Default: none.
+    pub api_key_file: Option<PathBuf>,
+    /// Sent as `Authorization: Bearer ...`. Default: none.
+    pub bearer_token: Option<Secret>,
+    /// The same, kept in a file and read again when that changes. Default: none.
+    pub bearer_token_file: Option<PathBuf>,
+    /// Standard Webhooks secrets (`whsec_...`); each one signs. Default: requests are not signed.
+    #[serde(with = "units::list")]
+    pub signing_secrets: Vec<Secret>,
+    /// The same, kept in a file, one a line, read again when that changes. Default: none.
+    pub signing_secrets_file: Option<PathBuf>,
+    /// Further headers of every request; their values are treated as secrets. Default: none.
+    pub headers: BTreeMap<String, Secret>,
+    /// The `User-Agent`. Default `postbound/<version>`.
+    pub user_agent: String,
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            adapter: Adapter::BackendSync(BackendSync::default()),
+            url: None,
+            actions: BTreeSet::from([Action::Created, Action::Updated, Action::Deleted]),
+            coalesce: true,
+            concurrency: 64,
+            in_flight_bytes_max: 64 << 20,
+            prefetch_messages: 16,
+            timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(5),
+            retry: Retry::default(),
+            response_bytes_max: 1 << 20,
+            origin: String::new(),
+            api_key: None,
+            api_key_file: None,
+            bearer_token: None,
+            bearer_token_file: None,
+            signing_secrets: Vec::new(),
+            signing_secrets_file: None,
+            headers: BTreeMap::new(),
+            user_agent: concat!("postbound/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+impl Target {
+    /// A target with every default, for tests and tools.
+    pub fn new(name: impl Into<String>, adapter: Adapter) -> Self {
+        let name = name.into();
+        Self { origin: name.clone(), name, adapter, ..Self::default() }
+    }
+
+    /// Whether it has a URL; one without is skipped.
+    pub fn is_enabled(&self) -> bool {
+        self.url.is_some()
+    }
+
+    /// The URL requests go to: for `crm-batch` the path of the contract (`/api/internal/sync/users`) is
+    /// appended when the URL names no path of its own. `None` when the target is skipped.
+    pub fn endpoint(&self) -> Option<Url> {
+        let mut url = Url::parse(self.url.as_deref()?).ok()?;
+        if matches!(self.adapter, Adapter::CrmBatch(_)) && url.path() == "/" {
+            url.set_path(CrmBatch::PATH);
+        }
+        Some(url)
+    }
+
+    /// Where the API key comes from, if there is one. Make one source per client: it holds a small cache.
+    pub fn api_key(&self) -> Option<SecretSource> {
+        SecretSource::from_settings(self.api_key.as_ref(), self.api_key_file.as_ref())
+    }
+
+    /// Where the bearer token comes from, if there is one.
+    pub fn bearer_token(&self) -> Option<SecretSource> {
+        SecretSource::from_settings(self.bearer_token.as_ref(), self.bearer_token_file.as_ref())
+    }
+
+    /// Where the signing secrets come from, if requests are signed.
+    pub fn signing_secrets(&self) -> Option<SecretList> {
+        SecretList::from_settings(&self.signing_secrets, self.signing_secrets_file.as_ref())
+    }
+}
+
+/// What can happen to a user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// The user came to be.
+    Created,
+    /// The user changed.
+    Updated,
+    /// The user is gone.
+    Deleted,
+}
+
+impl Action {
+    /// The word used on every wire and in every table.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Updated => "updated",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+/// `{ requests = 100, per = "15m" }`: so many requests in a span of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimit {
+    /// Requests in the span.
+    pub requests: u32,
+    /// The span.
+    #[serde(with = "units::duration")]
+    pub per: Duration,
+}
+
+/// `[targets.<name>.retry]`: quick tries of one delivery.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retry {
+    /// Tries in all, the first included. Default 3.
+    pub attempts: u32,
+    /// Pause before the second try, the third, ...; the last one repeats. Default 1 s, 2 s.
+    #[serde(with = "units::durations")]
+    pub delays: Vec<Duration>,
+    /// Share of a pause that is random, 0.0 to 1.0: 0.2 means 80 to 100 % of the pause. Default 0.
+    pub jitter: f64,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { attempts: 3, delays: vec![Duration::from_secs(1), Duration::from_secs(2)], jitter: 0.0 }
+    }
+}
+
+impl Retry {
+    /// The pause after the failed try number `attempt` (from 1), before jitter; `None` when none is left.
+    pub fn delay(&self, attempt: u32) -> Option<Duration> {
+        if attempt >= self.attempts {
+            return None;
+        }
+        let index = attempt.saturating_sub(1) as usize;
+        self.delays.get(index).or(self.delays.last()).copied()
+    }
+}

@@ -1,0 +1,457 @@
+//! The way from a file and an environment to a checked configuration, or to errors that say how to mend it.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use insta::assert_snapshot;
+use postbound_config::{Action, Adapter, Config, ConfigErrors, LogFormat, RateLimit, ReceiverMode};
+
+const BASE: &str = "
+[database]
+url = 'postgres://app:hunter2@db/app'
+[broker]
+url = 'amqp://app:hunter2@mq/%2f'
+";
+
+/// Loads `text` from a file, under an environment of `NAME=value` entries.
+fn load(text: &str, environment: &[&str]) -> Result<Config, ConfigErrors> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("postbound.toml");
+    std::fs::write(&file, text).unwrap();
+    Config::load(Some(&file), variables(environment))
+}
+
+fn variables(environment: &[&str]) -> Vec<(String, String)> {
+    let pair = |entry: &&str| entry.split_once('=').map(|(name, value)| (name.into(), value.into()));
+    environment.iter().filter_map(pair).collect()
+}
+
+fn good(text: &str, environment: &[&str]) -> Config {
+    load(&format!("{BASE}{text}"), environment).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+/// What loading says, with the temporary folder taken out. `text` starts at line 6.
+fn refusal(text: &str, environment: &[&str]) -> String {
+    refusal_of_whole(&format!("{BASE}{text}"), environment)
+}
+
+fn refusal_of_whole(text: &str, environment: &[&str]) -> String {
+    let errors = load(text, environment).expect_err("this must be refused");
+    let said = errors.to_string();
+    assert!(!said.contains("hunter2"), "a secret was printed: {said}");
+    said.lines()
+        .map(|line| match (line.starts_with('/'), line.find("postbound.toml")) {
+            (true, Some(start)) => &line[start..],
+            _ => line,
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn check(text: &str, environment: &[&str], expected: &str) {
+    assert_eq!(refusal(text, environment), expected, "\n--- for:\n{text}\n{environment:?}");
+}
+
+#[test]
+fn the_example_loads_and_holds_the_defaults() {
+    let example = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../postbound.example.toml"));
+    let environment = variables(&[
+        "DATABASE_URL=postgres://app:hunter2@db/app",
+        "RABBITMQ_URL=amqp://app:hunter2@mq",
+        "CRM_APP_URL=https://crm.example",
+        "INTERNAL_API_KEY=hunter2",
+    ]);
+    let config = Config::load(Some(example), environment).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.targets.keys().collect::<Vec<_>>(), ["backend", "crm"]);
+    assert_eq!(config.enabled_targets().map(|target| target.name.as_str()).collect::<Vec<_>>(), ["crm"]);
+    assert_eq!(config.warnings(), ["target `backend` has no URL: it is skipped"]);
+    let crm = &config.targets["crm"];
+    assert_eq!(crm.endpoint().unwrap().as_str(), "https://crm.example/api/internal/sync/users");
+    assert_eq!(crm.api_key().unwrap().current().unwrap().expose(), "hunter2");
+    assert_snapshot!(serde_json::to_string_pretty(&config).unwrap());
+}
+
+#[test]
+fn every_default_the_example_names_is_the_real_one() {
+    let example = include_str!("../../../postbound.example.toml");
+    let shown = [
+        "# password_file",
+        "# ca_file",
+        "# client_",
+        "# api_key_file",
+        "# signing_secrets_file",
+        "# headers",
+    ];
+    let uncommented: String = example
+        .lines()
+        .filter(|line| !shown.iter().any(|key| line.starts_with(key)) && !line.contains("<version>"))
+        // Keys whose comment shows a value where the default is none.
+        .filter(|line| !(line.starts_with("# rate_limit") || line.starts_with("# database_url")))
+        .map(|line| match line.strip_prefix("# ") {
+            Some(key) if key.split(' ').nth(1) == Some("=") => format!("{key}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let environment = ["DATABASE_URL=postgres://db", "RABBITMQ_URL=amqp://mq"];
+    let all = load(&uncommented, &environment).unwrap_or_else(|errors| panic!("{errors}\n{uncommented}"));
+    assert!(uncommented.contains("\nsend_versions = true") && uncommented.contains("\nfaults = false"));
+    assert_eq!(all, load(example, &environment).unwrap());
+}
+
+#[test]
+fn everything_can_come_from_the_environment() {
+    let environment = variables(&[
+        "POSTBOUND_DATABASE__URL=postgres://db",
+        "POSTBOUND_BROKER__URL=amqp://mq",
+        "POSTBOUND_TARGETS__MY_CRM__ADAPTER=crm-batch",
+        "POSTBOUND_TARGETS__MY_CRM__URL=http://crm",
+        "POSTBOUND_TARGETS__MY_CRM__API_KEY=12345",
+        "POSTBOUND_TARGETS__MY_CRM__ACTIONS=created, deleted",
+        "POSTBOUND_TARGETS__MY_CRM__RETRY={ attempts = 5, delays = ['1s'] }",
+        "POSTBOUND_TARGETS__MY_CRM__RATE_LIMIT__REQUESTS=100",
+        "POSTBOUND_TARGETS__MY_CRM__RATE_LIMIT__PER=15m",
+        "POSTBOUND_TARGETS__MY_CRM__HEADERS__X_TEAM=accounts",
+        "POSTBOUND_TELEMETRY__LISTEN=",
+        "POSTBOUND_RECEIVER_PORT=tcp://10.0.0.1:80",
+        "UNRELATED=1",
+    ]);
+    let config = Config::load(None, environment).unwrap_or_else(|errors| panic!("{errors}"));
+    let crm = &config.targets["my-crm"];
+    assert_eq!(crm.api_key.as_ref().unwrap().expose(), "12345");
+    assert_eq!(crm.actions, BTreeSet::from([Action::Created, Action::Deleted]));
+    assert_eq!((crm.retry.attempts, crm.retry.delay(4)), (5, Some(Duration::from_secs(1))));
+    assert_eq!(crm.headers["x-team"].expose(), "accounts");
+    let Adapter::CrmBatch(settings) = &crm.adapter else { panic!("{:?}", crm.adapter) };
+    assert_eq!(settings.rate_limit, Some(RateLimit { requests: 100, per: Duration::from_secs(900) }));
+    assert_eq!(config.telemetry.listen, None);
+}
+
+#[test]
+fn the_environment_overrides_the_file_even_where_a_variable_of_it_is_missing() {
+    let config = good(
+        "[targets.crm]\nadapter = 'crm-batch'\nurl = '${NOT_SET}'\nconcurrency = 4\n[telemetry]\nlog_format = 'human'",
+        &[
+            "POSTBOUND_TARGETS__CRM__CONCURRENCY=8",
+            "POSTBOUND_TARGETS__CRM__URL=http://crm",
+            "POSTBOUND_TELEMETRY__LOG_FORMAT=json",
+            "POSTBOUND_TELEMETRY__LISTEN=0.0.0.0:0",
+            "POSTBOUND_RECEIVER__MODE=guardless",
+        ],
+    );
+    assert_eq!(config.targets["crm"].concurrency, 8);
+    assert_eq!(config.targets["crm"].url.as_deref(), Some("http://crm"));
+    assert_eq!(config.telemetry.log_format, LogFormat::Json);
+    assert_eq!(config.telemetry.listen, Some(SocketAddr::from(([0, 0, 0, 0], 0))));
+    assert_eq!(config.receiver.mode, ReceiverMode::Guardless);
+}
+
+#[test]
+fn variables_are_filled_into_strings_and_take_the_type_of_their_key() {
+    let config = good(
+        "
+[targets.backend]
+adapter = 'backend-sync'
+url = 'http://${HOST}:${PORT:-80}/x'
+concurrency = '${CONCURRENCY:-32}'
+coalesce = '${COALESCE}'
+timeout = '${TIMEOUT:-8s}'
+response_bytes_max = '${BYTES:-2048}'
+api_key = '${KEY:-}'
+bearer_token = '$${KEY} $5'
+signing_secrets = ['${OLD:-}', '${NEW}']
+",
+        &["HOST=backend", "PORT=", "COALESCE=false", "NEW=whsec_x", "BYTES=4KiB"],
+    );
+    let target = &config.targets["backend"];
+    assert_eq!(target.endpoint().unwrap().as_str(), "http://backend/x");
+    assert_eq!((target.concurrency, target.coalesce), (32, false));
+    assert_eq!((target.timeout, target.response_bytes_max), (Duration::from_secs(8), 4096));
+    assert_eq!(target.api_key, None);
+    assert_eq!(target.bearer_token.as_ref().unwrap().expose(), "${KEY} $5");
+    assert_eq!(target.signing_secrets.iter().map(|secret| secret.expose()).collect::<Vec<_>>(), ["whsec_x"]);
+}
+
+#[test]
+fn a_receiver_alone_needs_no_broker() {
+    let config =
+        load("[receiver]\ndatabase_url = 'postgres://db'", &[]).unwrap_or_else(|errors| panic!("{errors}"));
+    assert!(config.broker.url.is_empty());
+}
+
+#[test]
+fn keys_nobody_knows_are_refused_with_the_nearest_one() {
+    check(
+        "[worker]\nleese = '5s'",
+        &[],
+        "postbound.toml:7: worker.leese: unknown key\n  to mend it: did you mean `lease`?",
+    );
+    check(
+        "[workers]\nlease = '5s'",
+        &[],
+        "postbound.toml:6: workers: unknown section\n  to mend it: did you mean `worker`?",
+    );
+    check(
+        "[targets.crm]\nadapter = 'crm-batch'\nbatch_user_max = 3",
+        &[],
+        "postbound.toml:8: targets.crm.batch_user_max: unknown key\n  to mend it: did you mean `batch_users_max`?",
+    );
+    check(
+        "[targets.crm]\nadapter = 'crm-batch'\nretry = { attemps = 3 }",
+        &[],
+        "postbound.toml:8: targets.crm.retry.attemps: unknown key\n  to mend it: did you mean `attempts`?",
+    );
+    check(
+        "[topology]\nshards = 3",
+        &[],
+        "postbound.toml:7: topology.shards: unknown key\n  \
+         to mend it: known here: delivery_limit, partitions, queue_bytes_max, queue_messages_max",
+    );
+    check(
+        "",
+        &["POSTBOUND_WORKER__LEESE=5s"],
+        "environment variable POSTBOUND_WORKER__LEESE: worker.leese: unknown key\n  \
+         to mend it: did you mean `lease`?",
+    );
+    check(
+        "",
+        &["POSTBOUND_DATABASE_POOL_MAX=5"],
+        "environment variable POSTBOUND_DATABASE_POOL_MAX: two underscores part the levels\n  \
+         to mend it: name it POSTBOUND_DATABASE__POOL_MAX",
+    );
+}
+
+#[test]
+fn values_of_the_wrong_kind_are_refused_with_what_is_expected() {
+    let units = "expected a number with a unit, such as \"500ms\", \"10s\", \"15m\" or \"24h\"";
+    let cases = [
+        ("[worker]\nlease = '10 parsecs'", format!("worker.lease: \"10 parsecs\" is not a duration; {units}")),
+        ("[worker]\nlease = 15", format!("worker.lease: `15` has no unit; {units} (\"15s\" for seconds)")),
+        ("[worker]\nlease = true", "worker.lease: a boolean where a duration is expected".to_owned()),
+        (
+            "[relay]\npage_rows = '2000'",
+            "relay.page_rows: a string where a whole number is expected\n  \
+             to mend it: write the value without quotes"
+                .to_owned(),
+        ),
+        (
+            "[relay]\npage_rows = -1",
+            "relay.page_rows: -1 is out of range; expected a whole number from 0 to 4294967295".to_owned(),
+        ),
+        ("[relay]\npage_rows = 1979-05-27", "relay.page_rows: a date where a whole number is expected".to_owned()),
+        (
+            "[relay]\npage_bytes_max = '8 megs'",
+            "relay.page_bytes_max: \"8 megs\" is not a size; expected bytes as a number, or a number with a unit, \
+             such as \"256KiB\", \"8MiB\" or \"1GiB\""
+                .to_owned(),
+        ),
+        (
+            "[telemetry]\nlisten = 'localhost'",
+            "telemetry.listen: \"localhost\" is not an address; expected an IP address and a port, \
+             such as \"127.0.0.1:8080\" or \"0.0.0.0:8080\" (port 0 takes any free one)"
+                .to_owned(),
+        ),
+        (
+            "[telemetry]\nlog_format = 'jsno'",
+            "telemetry.log_format: \"jsno\" is not known; expected \"human\" or \"json\"\n  \
+             to mend it: did you mean \"json\"?"
+                .to_owned(),
+        ),
+        (
+            "[receiver]\napi_key = 12345",
+            "receiver.api_key: a whole number where a string is expected\n  to mend it: put the value in quotes"
+                .to_owned(),
+        ),
+        (
+            "[receiver]\nrate_limit = { requests = 5 }",
+            "receiver.rate_limit: `per` is missing\n  to mend it: add `per`".to_owned(),
+        ),
+    ];
+    for (text, expected) in cases {
+        check(text, &[], &format!("postbound.toml:7: {expected}"));
+    }
+}
+
+#[test]
+fn a_value_from_a_variable_is_not_quoted_when_it_does_not_fit() {
+    check(
+        "[relay]\npage_rows = '${PASSWORD}'",
+        &["PASSWORD=hunter2"],
+        "postbound.toml:7: relay.page_rows: the variable does not hold a whole number",
+    );
+    check(
+        "",
+        &["POSTBOUND_TELEMETRY__LOG_FORMAT=hunter2"],
+        "environment variable POSTBOUND_TELEMETRY__LOG_FORMAT: telemetry.log_format: \
+         the variable's value is not known; expected \"human\" or \"json\"",
+    );
+    check(
+        "[worker]\nlease = '${PASSWORD}'",
+        &["PASSWORD=hunter2"],
+        "postbound.toml:7: worker.lease: the variable's value is not a duration; \
+         expected a number with a unit, such as \"500ms\", \"10s\", \"15m\" or \"24h\"",
+    );
+    check(
+        "",
+        &["POSTBOUND_RECEIVER__FAULTS=hunter2"],
+        "environment variable POSTBOUND_RECEIVER__FAULTS: receiver.faults: \
+         the variable does not hold `true` or `false`",
+    );
+}
+
+#[test]
+fn a_variable_that_is_not_set_is_named_with_its_key() {
+    check(
+        "[targets.crm]\nadapter = 'crm-batch'\nurl = '${CRM_APP_URL}'",
+        &[],
+        "postbound.toml:8: targets.crm.url: the variable CRM_APP_URL is not set\n  \
+         to mend it: set CRM_APP_URL, or give a default with `${CRM_APP_URL:-...}`",
+    );
+    check(
+        "[telemetry]\nlog = '${oops'",
+        &[],
+        "postbound.toml:7: telemetry.log: a `${` is not closed\n  \
+         to mend it: close it with `}`, or write `$${` for the two characters themselves",
+    );
+}
+
+#[test]
+fn what_is_required_is_asked_for() {
+    assert_snapshot!(refusal_of_whole("[targets.crm]\nurl = 'http://x'", &[]), @r#"
+    the configuration has 3 errors:
+    postbound.toml: database.url: is required
+      to mend it: set it, or POSTBOUND_DATABASE__URL, to postgres://user:password@host/db
+    postbound.toml: broker.url: is required
+      to mend it: set it, or POSTBOUND_BROKER__URL, to amqp://user:password@host/vhost
+    postbound.toml:1: targets.crm.adapter: a target needs an adapter
+      to mend it: set `adapter = "backend-sync"` or `adapter = "crm-batch"`
+    "#);
+    let error = Config::load(Some(Path::new("/nowhere/postbound.toml")), []).unwrap_err();
+    assert_snapshot!(error, @"/nowhere/postbound.toml: cannot read the configuration: No such file or directory (os error 2)");
+}
+
+#[test]
+fn keys_of_the_other_adapter_are_refused_with_the_reason() {
+    check(
+        "[targets.backend]\nadapter = 'backend-sync'\nbatch_users_max = 50",
+        &[],
+        "postbound.toml:8: targets.backend.batch_users_max: \
+         `batch_users_max` is for crm-batch targets; this one is backend-sync\n  \
+         to mend it: remove it, or set `adapter = \"crm-batch\"`",
+    );
+    check(
+        "[targets.crm]\nadapter = 'crm-batch'\nsend_tenant_header = false",
+        &[],
+        "postbound.toml:8: targets.crm.send_tenant_header: \
+         `send_tenant_header` is for backend-sync targets; this one is crm-batch\n  \
+         to mend it: remove it, or set `adapter = \"backend-sync\"`",
+    );
+}
+
+#[test]
+fn what_must_fit_together_is_checked() {
+    check(
+        "[worker]\nlease = '11s'\n[targets.backend]\nadapter = 'backend-sync'\n\
+         [targets.crm]\nadapter = 'crm-batch'\ntimeout = '9s500ms'",
+        &[],
+        "postbound.toml:7: worker.lease: 11s is too short for targets.backend.timeout (10s): it must exceed it by \
+         more than 2s, for a request must end before the partition can change hands\n  \
+         to mend it: raise worker.lease above 12s, or lower targets.backend.timeout",
+    );
+    check(
+        "[worker]\nheartbeat = '6s'",
+        &[],
+        "postbound.toml:7: worker.heartbeat: must be at most a third of worker.lease (15s)",
+    );
+    check(
+        "[topology]\npartitions = 257",
+        &[],
+        "postbound.toml:7: topology.partitions: must be between 1 and 256",
+    );
+    check(
+        "[relay]\npoll_min = '1s'",
+        &[],
+        "postbound.toml:6: relay.poll_max: must not be shorter than poll_min (1s)",
+    );
+    check(
+        "",
+        &["POSTBOUND_BROKER__CLIENT_CERT_FILE=/x"],
+        "postbound.toml:4: broker.client_key_file: certificate and key of the client go together",
+    );
+}
+
+#[test]
+fn targets_are_checked() {
+    let cases = [
+        (
+            "url = 'crm.example'",
+            "url: is not a URL (relative URL without a base); \
+          expected http://host/path or https://host/path",
+        ),
+        ("url = 'ftp://crm'", "url: is not a web address; expected http://host/path or https://host/path"),
+        (
+            "url = 'http://u:hunter2@crm'",
+            "url: must not hold credentials: it is logged\n  \
+          to mend it: use `bearer_token`, `api_key` or `headers`",
+        ),
+        ("concurrency = 0", "concurrency: must be 1 or more"),
+        ("actions = []", "actions: a target that wants no action gets nothing"),
+        ("retry = { jitter = 1.5 }", "retry.jitter: must be between 0.0 and 1.0"),
+        (
+            "retry = { delays = ['1s', '2'] }",
+            "retry.delays[1]: `2` has no unit; expected a number with a unit, \
+          such as \"500ms\", \"10s\", \"15m\" or \"24h\" (\"2s\" for seconds)",
+        ),
+        ("batch_users_max = 101", "batch_users_max: must be between 1 and 100, the most the contract takes"),
+        ("headers = { Host = 'x' }", "headers.Host: is set by Postbound itself"),
+        ("headers = { X = \"hunter2\\n\" }", "headers.X: holds characters a header cannot carry"),
+    ];
+    for (text, expected) in cases {
+        check(
+            &format!("[targets.crm]\nadapter = 'crm-batch'\n{text}"),
+            &[],
+            &format!("postbound.toml:8: targets.crm.{expected}"),
+        );
+    }
+    check(
+        "[targets.CRM]\nadapter = 'crm-batch'",
+        &[],
+        "postbound.toml:6: targets.CRM: a target's name is a-z, 0-9 and `-`, starts with a letter and has at most \
+         40 characters",
+    );
+    check(
+        "[targets.crm]\nadapter = 'crm-batch'\napi_key = 'hunter2'\napi_key_file = '/x'",
+        &[],
+        "postbound.toml:9: targets.crm.api_key_file: give either this or `api_key`",
+    );
+}
+
+#[test]
+fn all_errors_of_a_file_are_told_at_once() {
+    let text = "
+[worker]
+lease = 'soon'
+heartbeet = '1s'
+[relay]
+page_rows = 0
+[targets.crm]
+adapter = 'crm-match'
+[targets.backend]
+adapter = 'backend-sync'
+url = '${BACKEND_SYNC_URL}'
+timeout = '60s'
+linger = '5ms'
+";
+    assert_snapshot!(refusal(text, &["POSTBOUND_TOPOLOGY__PARTITIONS=0"]));
+}
+
+#[test]
+fn broken_toml_is_located_without_quoting_the_line() {
+    check(
+        "[receiver]\napi_key = 'hunter2\nlisten = 5",
+        &[],
+        "postbound.toml:7: not valid TOML: invalid literal string, expected `'`",
+    );
+    check("[relay]\npage_rows = 1\npage_rows = 2", &[], "postbound.toml:8: not valid TOML: duplicate key");
+}

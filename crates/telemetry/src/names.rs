@@ -1,0 +1,55 @@
+//! Every metric, under the name it is recorded by; the one place to look for what there is.
+//!
+//! Record with the `metrics` macros: `counter!(names::RELAY_PUBLISHED, "target" => name).increment(n)`. Labels
+//! are bounded sets: a target's name, an outcome, a status class, never a user.
+
+/// Counter `target`: events published and confirmed by the broker.
+pub const RELAY_PUBLISHED: &str = "postbound_relay_published_total";
+/// Gauge `target`: messages published and not yet confirmed.
+pub const RELAY_UNCONFIRMED: &str = "postbound_relay_unconfirmed";
+/// Counter `target`: messages the broker returned, for no queue took them.
+pub const RELAY_RETURNED: &str = "postbound_relay_returned_total";
+/// Counter `target`: messages the broker refused (a full queue, mostly).
+pub const RELAY_NACKED: &str = "postbound_relay_nacked_total";
+/// Gauge: 1 in the relay that is active, 0 in one that stands by.
+pub const RELAY_LEADER: &str = "postbound_relay_leader";
+/// Gauge: 1 while the broker blocks publishing by an alarm.
+pub const BROKER_BLOCKED: &str = "postbound_broker_blocked";
+
+/// Gauge `target`: changes in the log the target's cursor has not passed.
+pub const OUTBOX_LAG_ROWS: &str = "postbound_outbox_lag_rows";
+/// Gauge `target`: age in seconds of the oldest change the target's cursor has not passed.
+pub const OUTBOX_LAG_SECONDS: &str = "postbound_outbox_lag_seconds";
+/// Gauge: days ahead for which the log has partitions; producers fail when it reaches 0.
+pub const LOG_PARTITION_DAYS_AHEAD: &str = "postbound_log_partition_days_ahead";
+
+/// Counter `target`, `outcome` (one of [`outcome`]): events settled.
+pub const DELIVERIES: &str = "postbound_deliveries_total";
+/// Counter `target`: attempts beyond the first.
+pub const RETRIES: &str = "postbound_retries_total";
+/// Histogram `target`, `status` (an HTTP status, `timeout`, `connect`, ...): seconds one request took.
+pub const ATTEMPT_DURATION: &str = "postbound_attempt_duration_seconds";
+/// Histogram `target`: seconds from the producer's commit to the settled delivery.
+pub const COMMIT_TO_DELIVERY: &str = "postbound_commit_to_delivery_seconds";
+/// Gauge `target`: requests being sent right now.
+pub const IN_FLIGHT: &str = "postbound_in_flight";
+/// Gauge `target`: partitions this worker owns.
+pub const PARTITIONS_OWNED: &str = "postbound_partitions_owned";
+/// Gauge: partitions of the installation.
+pub const PARTITIONS_TOTAL: &str = "postbound_partitions_total";
+/// Histogram: seconds one commit of the ledger took.
+pub const LEDGER_COMMIT: &str = "postbound_ledger_commit_seconds";
+/// Histogram: outcomes one commit of the ledger gathered.
+pub const LEDGER_BATCH_SIZE: &str = "postbound_ledger_batch_size";
+
+/// Values of the `outcome` label of [`DELIVERIES`].
+pub mod outcome {
+    /// The target took it.
+    pub const DELIVERED: &str = "delivered";
+    /// A newer state is there already; nothing was sent.
+    pub const SUPERSEDED: &str = "superseded";
+    /// It ended in the dead-letter queue.
+    pub const DEAD: &str = "dead";
+    /// The target does not want it: no URL, or its own echo.
+    pub const SKIPPED: &str = "skipped";
+}
