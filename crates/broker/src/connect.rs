@@ -1,0 +1,209 @@
+use futures_util::StreamExt as _;
+use lapin::{
+    Channel, Connection, ConnectionProperties, Event,
+    options::BasicQosOptions,
+    runtime::default_runtime,
+    tcp::{OwnedIdentity, OwnedTLSConfig},
+    uri::AMQPUri,
+};
+use std::{path::PathBuf, str::FromStr as _, sync::Arc, time::Duration};
+use tokio::sync::watch;
+
+/// How to reach RabbitMQ.
+#[derive(Clone)]
+pub struct BrokerOptions {
+    /// `amqp://` or `amqps://` URL.
+    pub url: String,
+    /// Replaces the URL's password, for one that is read from a file.
+    pub password: Option<String>,
+    /// Heartbeat interval; the broker closes a silent connection after two.
+    pub heartbeat: Duration,
+    /// Time for connecting, TLS and login together.
+    pub connect_timeout: Duration,
+    /// Certificates to trust besides the system's, PEM.
+    pub ca_file: Option<PathBuf>,
+    /// Client certificate and key, PEM.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
+}
+
+/// Why RabbitMQ could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The URL cannot be read. It is not repeated: it may hold a password.
+    #[error("broker.url is not an amqp:// or amqps:// URL")]
+    Url,
+    /// A certificate or key file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Nobody answered in time.
+    #[error("no answer from RabbitMQ within {0:?}")]
+    Timeout(Duration),
+    /// What RabbitMQ or the connection said.
+    #[error("{0}")]
+    Amqp(String),
+    /// A queue or exchange that should be there is not.
+    #[error("{what} is missing; create it with: postbound topology apply")]
+    Missing {
+        /// Which one.
+        what: String,
+    },
+    /// A queue or exchange is there with other arguments, which RabbitMQ cannot change.
+    #[error("{what} exists with other settings than the configured ones: {detail}")]
+    Mismatch {
+        /// Which one.
+        what: String,
+        /// What RabbitMQ said.
+        detail: String,
+    },
+}
+
+impl From<lapin::Error> for BrokerError {
+    fn from(error: lapin::Error) -> Self {
+        Self::Amqp(error.to_string())
+    }
+}
+
+/// RabbitMQ's address; connections are made from it.
+#[derive(Clone)]
+pub struct Broker {
+    uri: AMQPUri,
+    tls: Arc<(Option<String>, Option<(Vec<u8>, Vec<u8>)>)>,
+    connect_timeout: Duration,
+}
+
+/// One connection, and what RabbitMQ says of it as a whole.
+pub struct Link {
+    connection: Connection,
+    blocked: watch::Receiver<bool>,
+}
+
+impl Broker {
+    /// Reads the options, and the certificate files they name.
+    ///
+    /// # Errors
+    /// When the URL or a file cannot be read.
+    pub fn new(options: &BrokerOptions) -> Result<Self, BrokerError> {
+        let mut uri = AMQPUri::from_str(&options.url).map_err(|_| BrokerError::Url)?;
+        uri.query.heartbeat = Some(u16::try_from(options.heartbeat.as_secs().max(1)).unwrap_or(u16::MAX));
+        if let Some(password) = &options.password {
+            uri.authority.userinfo.password = password.clone();
+        }
+        let read = |path: &PathBuf| {
+            std::fs::read(path).map_err(|source| BrokerError::Certificate { path: path.clone(), source })
+        };
+        let ca = options.ca_file.as_ref().map(read).transpose()?;
+        let ca = ca.map(|pem| String::from_utf8_lossy(&pem).into_owned());
+        let identity = match &options.client_certificate {
+            Some((certificate, key)) => Some((read(certificate)?, read(key)?)),
+            None => None,
+        };
+        Ok(Self { uri, tls: Arc::new((ca, identity)), connect_timeout: options.connect_timeout })
+    }
+
+    /// Connects. `name` is what RabbitMQ's management shows. Publish and consume on links of their own: a broker
+    /// alarm blocks a publishing connection, acknowledgements included.
+    ///
+    /// # Errors
+    /// When there is no connection in time.
+    pub async fn connect(&self, name: &str) -> Result<Link, BrokerError> {
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        let (ca, identity) = &*self.tls;
+        let tls = OwnedTLSConfig {
+            identity: identity.as_ref().map(|(certificate, key)| OwnedIdentity::PKCS8 {
+                pem: certificate.clone(),
+                key: key.clone(),
+            }),
+            cert_chain: ca.clone(),
+        };
+        let runtime = default_runtime()?;
+        let connecting = Connection::connect_uri_with_config(self.uri.clone(), properties, tls, runtime);
+        // lapin's own connection timeout does not cover this path.
+        let connection = tokio::time::timeout(self.connect_timeout, connecting)
+            .await
+            .map_err(|_| BrokerError::Timeout(self.connect_timeout))??;
+        let blocked = watch_blocked(&connection);
+        Ok(Link { connection, blocked })
+    }
+
+    /// Host and port, for messages.
+    pub fn address(&self) -> String {
+        format!("{}:{}", self.uri.authority.host, self.uri.authority.port)
+    }
+
+    /// The virtual host, for messages.
+    pub fn vhost(&self) -> &str {
+        &self.uri.vhost
+    }
+}
+
+impl Link {
+    /// Opens a channel.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn channel(&self) -> Result<Channel, BrokerError> {
+        Ok(self.connection.create_channel().await?)
+    }
+
+    /// Opens a channel that holds at most `prefetch` unacknowledged messages.
+    pub(crate) async fn consuming_channel(&self, prefetch: u16) -> Result<Channel, BrokerError> {
+        let channel = self.channel().await?;
+        channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+        Ok(channel)
+    }
+
+    /// Whether RabbitMQ has blocked the connection (memory or disk alarm): publishing waits until it has not.
+    pub fn blocked(&self) -> watch::Receiver<bool> {
+        self.blocked.clone()
+    }
+
+    /// Whether the connection is still there.
+    pub fn is_up(&self) -> bool {
+        self.connection.status().connected()
+    }
+
+    /// Waits until the connection is lost.
+    pub async fn lost(&self) {
+        let mut blocked = self.blocked.clone();
+        // The watching task ends, and its sender with it, when the connection does.
+        while blocked.changed().await.is_ok() {}
+    }
+
+    /// Closes the connection; unacknowledged messages go back to their queues in order.
+    pub async fn close(self) {
+        // A connection that is gone already is as closed as one can wish.
+        let _ = self.connection.close(200, "done".into()).await;
+    }
+}
+
+fn watch_blocked(connection: &Connection) -> watch::Receiver<bool> {
+    let (sender, receiver) = watch::channel(false);
+    let mut events = Box::pin(connection.events_listener());
+    let status = connection.status().clone();
+    tokio::spawn(async move {
+        while let Some(event) = events.next().await {
+            match event {
+                Event::ConnectionBlocked(reason) => {
+                    tracing::warn!(broker.reason = %reason, "RabbitMQ has blocked publishing");
+                    sender.send_replace(true);
+                }
+                Event::ConnectionUnblocked => {
+                    tracing::info!("RabbitMQ takes messages again");
+                    sender.send_replace(false);
+                }
+                // A channel's errors come here too, and leave the connection as it is.
+                Event::Error(error) if !status.connected() => {
+                    tracing::debug!(error = %error, "connection to RabbitMQ lost");
+                    return;
+                }
+                _ => {}
+            }
+        }
+    });
+    receiver
+}

@@ -1,0 +1,78 @@
+use crate::{BrokerError, Link};
+use futures_util::StreamExt as _;
+use lapin::{
+    Channel, Consumer,
+    options::{BasicAckOptions, BasicConsumeOptions},
+    types::{AMQPValue, FieldTable},
+};
+
+/// A message as it was taken from a queue.
+pub struct Message {
+    /// Names the message to [`PartitionConsumer::ack`].
+    pub tag: u64,
+    /// The body.
+    pub body: Vec<u8>,
+    /// Times it was delivered before, as the quorum queue counts.
+    pub delivered_before: u64,
+}
+
+/// The one consumer of one partition queue, with a channel of its own.
+pub struct PartitionConsumer {
+    channel: Channel,
+    consumer: Consumer,
+}
+
+impl PartitionConsumer {
+    /// Starts consuming a queue, at most `prefetch` messages ahead of the acknowledgements.
+    ///
+    /// # Errors
+    /// When the queue is missing or the connection gone.
+    pub async fn start(link: &Link, queue: &str, prefetch: u16) -> Result<Self, BrokerError> {
+        let channel = link.consuming_channel(prefetch.max(1)).await?;
+        let consumer = channel
+            .basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
+            .await?;
+        Ok(Self { channel, consumer })
+    }
+
+    /// The next message. Safe to drop and call again.
+    ///
+    /// # Errors
+    /// When the channel is gone or the queue was deleted: unacknowledged messages are in their queue again.
+    pub async fn next(&mut self) -> Result<Message, BrokerError> {
+        match self.consumer.next().await {
+            Some(Ok(delivery)) => Ok(Message {
+                tag: delivery.delivery_tag,
+                delivered_before: delivered_before(&delivery.properties),
+                body: delivery.data,
+            }),
+            Some(Err(error)) => Err(error.into()),
+            None => Err(BrokerError::Amqp("RabbitMQ cancelled the consumer".to_owned())),
+        }
+    }
+
+    /// Acknowledges one message.
+    ///
+    /// # Errors
+    /// When the channel is gone; the message will be delivered again.
+    pub async fn ack(&self, tag: u64) -> Result<(), BrokerError> {
+        Ok(self.channel.basic_ack(tag, BasicAckOptions { multiple: false }).await?)
+    }
+
+    /// Stops: unacknowledged messages go back to the head of the queue in order.
+    pub async fn close(self) {
+        // Dropping the consumer alone would cancel it and leave its messages with the channel.
+        let _ = self.channel.close(200, "done".into()).await;
+    }
+}
+
+fn delivered_before(properties: &lapin::BasicProperties) -> u64 {
+    let header = properties.headers().as_ref().and_then(|headers| headers.inner().get("x-delivery-count"));
+    match header {
+        Some(AMQPValue::LongLongInt(count)) => u64::try_from(*count).unwrap_or(0),
+        Some(AMQPValue::LongUInt(count)) => u64::from(*count),
+        Some(AMQPValue::LongInt(count)) => u64::try_from(*count).unwrap_or(0),
+        Some(AMQPValue::ShortShortUInt(count)) => u64::from(*count),
+        _ => 0,
+    }
+}

@@ -1,0 +1,195 @@
+use crate::{BrokerError, Link, TargetNames};
+use lapin::{
+    Channel, ErrorKind, ExchangeKind,
+    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions},
+    protocol::{AMQPErrorKind, AMQPSoftError},
+    types::{AMQPValue, FieldTable},
+};
+
+/// Bounds of a partition queue. RabbitMQ cannot change them on an existing queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueBounds {
+    /// Messages at most; more are refused to the relay, which waits.
+    pub messages_max: u32,
+    /// Bytes at most, likewise.
+    pub bytes_max: u64,
+    /// Deliveries of one message before RabbitMQ itself dead-letters it. Large: a lost connection counts one for
+    /// every message that was prefetched.
+    pub delivery_limit: u32,
+}
+
+/// What declaring a target's topology found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Declared {
+    /// Queues that were not there before.
+    pub created: Vec<String>,
+    /// Queues that were.
+    pub existing: usize,
+}
+
+/// A queue as RabbitMQ sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueState {
+    /// The queue.
+    pub name: String,
+    /// Whether it is there at all.
+    pub exists: bool,
+    /// Messages ready for delivery.
+    pub messages: u32,
+    /// Consumers.
+    pub consumers: u32,
+}
+
+impl Link {
+    /// Declares the exchange, the partition queues, the dead-letter exchange and the dead-letter queue of a target,
+    /// with the same arguments on RabbitMQ 3.10 and 4.x. What is there already stays as it is.
+    ///
+    /// # Errors
+    /// [`BrokerError::Mismatch`] when something is there with other arguments.
+    pub async fn declare_target(
+        &self,
+        names: &TargetNames,
+        partitions: u16,
+        bounds: QueueBounds,
+    ) -> Result<Declared, BrokerError> {
+        let mut declared = Declared::default();
+        self.declare_exchange(TargetNames::dead_exchange()).await?;
+        self.declare_exchange(&names.exchange()).await?;
+        let dead = names.dead_queue();
+        self.declare_queue(&dead, dead_queue_arguments(bounds), &mut declared).await?;
+        self.bind(&dead, TargetNames::dead_exchange(), names.dead_routing_key()).await?;
+        for partition in 0..partitions {
+            let queue = names.queue(partition);
+            self.declare_queue(&queue, partition_queue_arguments(names, bounds), &mut declared).await?;
+            self.bind(&queue, &names.exchange(), &names.routing_key(partition)).await?;
+        }
+        Ok(declared)
+    }
+
+    async fn declare_exchange(&self, exchange: &str) -> Result<(), BrokerError> {
+        let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
+        let channel = self.channel().await?;
+        channel
+            .exchange_declare(exchange.into(), ExchangeKind::Direct, options, FieldTable::default())
+            .await
+            .map_err(|error| declare_error(error, format!("exchange {exchange}")))?;
+        close(&channel).await;
+        Ok(())
+    }
+
+    async fn declare_queue(
+        &self,
+        queue: &str,
+        arguments: FieldTable,
+        declared: &mut Declared,
+    ) -> Result<(), BrokerError> {
+        if self.queue_state(queue).await?.exists {
+            declared.existing += 1;
+        } else {
+            declared.created.push(queue.to_owned());
+        }
+        // Declared even when it is there: that is how RabbitMQ compares the arguments.
+        let channel = self.channel().await?;
+        channel
+            .queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments)
+            .await
+            .map_err(|error| declare_error(error, format!("queue {queue}")))?;
+        close(&channel).await;
+        Ok(())
+    }
+
+    async fn bind(&self, queue: &str, exchange: &str, key: &str) -> Result<(), BrokerError> {
+        let channel = self.channel().await?;
+        let options = QueueBindOptions::default();
+        channel
+            .queue_bind(queue.into(), exchange.into(), key.into(), options, FieldTable::default())
+            .await
+            .map_err(|error| declare_error(error, format!("binding of {queue}")))?;
+        close(&channel).await;
+        Ok(())
+    }
+
+    /// Looks at a queue without changing anything.
+    ///
+    /// # Errors
+    /// When RabbitMQ cannot be asked; not when the queue is missing.
+    pub async fn queue_state(&self, queue: &str) -> Result<QueueState, BrokerError> {
+        // A missing queue closes the channel, so each look has its own.
+        let channel = self.channel().await?;
+        let options = QueueDeclareOptions::durable().passive();
+        let state = match channel.queue_declare(queue.into(), options, FieldTable::default()).await {
+            Ok(found) => QueueState {
+                name: queue.to_owned(),
+                exists: true,
+                messages: found.message_count(),
+                consumers: found.consumer_count(),
+            },
+            Err(error) if is_soft(&error, AMQPSoftError::NOTFOUND) => {
+                return Ok(QueueState { name: queue.to_owned(), exists: false, messages: 0, consumers: 0 });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        close(&channel).await;
+        Ok(state)
+    }
+
+    /// Deletes a queue, only if it is empty and nobody consumes it. False: it is in use, or holds messages.
+    ///
+    /// # Errors
+    /// When RabbitMQ cannot be asked.
+    pub async fn delete_queue_if_empty(&self, queue: &str) -> Result<bool, BrokerError> {
+        let state = self.queue_state(queue).await?;
+        if state.messages > 0 || state.consumers > 0 {
+            return Ok(false);
+        }
+        // Quorum queues refuse if_empty and if_unused, hence the look before.
+        let channel = self.channel().await?;
+        channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await?;
+        close(&channel).await;
+        Ok(true)
+    }
+}
+
+async fn close(channel: &Channel) {
+    let _ = channel.close(200, "done".into()).await;
+}
+
+fn is_soft(error: &lapin::Error, wanted: AMQPSoftError) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(amqp) if *amqp.kind() == AMQPErrorKind::Soft(wanted))
+}
+
+fn declare_error(error: lapin::Error, what: String) -> BrokerError {
+    if is_soft(&error, AMQPSoftError::PRECONDITIONFAILED) {
+        return BrokerError::Mismatch { what, detail: error.to_string() };
+    }
+    error.into()
+}
+
+// Arguments that mean the same on 3.10 and 4.x. Not among them: x-queue-mode and x-queue-version, which 4.x refuses.
+// A delivery limit is always set: without one 3.10 requeues to the back, and 4.x takes 20.
+fn quorum_arguments(bounds: QueueBounds) -> FieldTable {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(i64::from(bounds.delivery_limit)));
+    arguments
+}
+
+/// At-least-once dead-lettering needs reject-publish; full, the queue refuses, and the relay keeps the rest.
+fn partition_queue_arguments(names: &TargetNames, bounds: QueueBounds) -> FieldTable {
+    let mut arguments = quorum_arguments(bounds);
+    arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(i64::from(bounds.messages_max)));
+    let bytes_max = i64::try_from(bounds.bytes_max).unwrap_or(i64::MAX);
+    arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(bytes_max));
+    arguments
+        .insert("x-dead-letter-exchange".into(), AMQPValue::LongString(TargetNames::dead_exchange().into()));
+    arguments
+        .insert("x-dead-letter-routing-key".into(), AMQPValue::LongString(names.dead_routing_key().into()));
+    arguments.insert("x-dead-letter-strategy".into(), AMQPValue::LongString("at-least-once".into()));
+    arguments
+}
+
+/// Dead letters are unbounded: refusing one would hold up the lane it came from.
+fn dead_queue_arguments(bounds: QueueBounds) -> FieldTable {
+    quorum_arguments(bounds)
+}

@@ -1,0 +1,79 @@
+use crate::settings::RelaySettings;
+use postbound_store::Store;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::watch;
+
+/// Tells all streams of the active relay what is committed by now: one query for all of them, often while changes
+/// come in and seldom while none do. Producers send no NOTIFY: it would lock the whole cluster at each commit.
+#[derive(Clone)]
+pub(crate) struct Pulse {
+    snapshots: watch::Receiver<Option<Arc<str>>>,
+    busy: Arc<AtomicBool>,
+}
+
+impl Pulse {
+    /// Starts polling; ends with the last receiver.
+    pub(crate) fn start(store: Store, settings: &RelaySettings) -> Self {
+        let (sender, snapshots) = watch::channel(None);
+        let busy = Arc::new(AtomicBool::new(true));
+        tokio::spawn(poll(store, sender, Arc::clone(&busy), settings.poll_min, settings.poll_max));
+        Self { snapshots, busy }
+    }
+
+    /// The next snapshot that differs from the one seen last.
+    pub(crate) async fn next(&mut self) -> Arc<str> {
+        loop {
+            if let Some(snapshot) = self.snapshots.borrow_and_update().clone() {
+                return snapshot;
+            }
+            if self.snapshots.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Waits until there is a newer snapshot.
+    pub(crate) async fn changed(&mut self) {
+        if self.snapshots.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// A stream found changes: look again soon.
+    pub(crate) fn found(&self) {
+        self.busy.store(true, Ordering::Relaxed);
+    }
+}
+
+async fn poll(
+    store: Store,
+    sender: watch::Sender<Option<Arc<str>>>,
+    busy: Arc<AtomicBool>,
+    poll_min: Duration,
+    poll_max: Duration,
+) {
+    let mut pause = poll_min;
+    while !sender.is_closed() {
+        match store.current_snapshot().await {
+            Ok(snapshot) => {
+                sender.send_if_modified(|current| {
+                    let changed = current.as_deref() != Some(snapshot.as_str());
+                    if changed {
+                        *current = Some(snapshot.into());
+                    }
+                    changed
+                });
+            }
+            // The streams see for themselves that Postgres is away.
+            Err(error) => tracing::debug!(error = %error, "no snapshot"),
+        }
+        pause = if busy.swap(false, Ordering::Relaxed) { poll_min } else { (pause * 2).min(poll_max) };
+        tokio::time::sleep(pause).await;
+    }
+}

@@ -1,0 +1,200 @@
+use crate::{
+    maintenance::keep_maintained, pulse::Pulse, settings::RelaySettings, stream::StreamContext,
+    supervise::keep_streaming, user_state::UserStateStream,
+};
+use postbound_broker::Broker;
+use postbound_store::{RegisteredTarget, RelayLease, Store, StoreError};
+use postbound_telemetry::{Component, Health, names};
+use std::{collections::HashMap, time::Duration};
+use tokio::time::{Instant, sleep};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// The relay: active while it holds the lease, else standing by.
+pub struct Relay {
+    store: Store,
+    broker: Broker,
+    settings: RelaySettings,
+    health: Health,
+    holder: String,
+}
+
+/// The streams of the active relay, one per target, each with its own way to be stopped.
+struct Streams {
+    relay: StreamParts,
+    running: HashMap<String, (RegisteredTarget, CancellationToken)>,
+    tasks: TaskTracker,
+}
+
+struct StreamParts {
+    store: Store,
+    broker: Broker,
+    settings: RelaySettings,
+    health: Health,
+    lease_token: i64,
+    pulse: Pulse,
+    stop: CancellationToken,
+}
+
+impl Relay {
+    /// A relay that calls itself `holder` (host:pid:nonce) in the lease.
+    pub fn new(
+        store: Store,
+        broker: Broker,
+        settings: RelaySettings,
+        health: Health,
+        holder: String,
+    ) -> Self {
+        Self { store, broker, settings, health, holder }
+    }
+
+    /// Runs until told to stop; then cursors are saved and the lease is given back.
+    pub async fn run(self, stop: CancellationToken) {
+        let component = self.health.component("relay");
+        while !stop.is_cancelled() {
+            match self.store.acquire_relay_lease(&self.holder, self.settings.lease).await {
+                Ok(Some(lease)) => {
+                    tracing::info!(relay.holder = %self.holder, relay.token = lease.token, "relay is active");
+                    metrics::gauge!(names::RELAY_LEADER).set(1.0);
+                    component.ready();
+                    self.lead(&lease, &component, &stop).await;
+                    metrics::gauge!(names::RELAY_LEADER).set(0.0);
+                }
+                Ok(None) => component.standby("another relay is active"),
+                Err(error) => {
+                    tracing::warn!(error = %error, "cannot ask for the relay lease");
+                    component.not_ready("Postgres cannot be reached");
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = sleep(self.settings.lease / 5) => {}
+            }
+        }
+    }
+
+    /// Streams while the lease is held.
+    async fn lead(&self, lease: &RelayLease, component: &Component, stop: &CancellationToken) {
+        let scope = stop.child_token();
+        let mut streams = Streams {
+            relay: StreamParts {
+                store: self.store.clone(),
+                broker: self.broker.clone(),
+                settings: self.settings.clone(),
+                health: self.health.clone(),
+                lease_token: lease.token,
+                pulse: Pulse::start(self.store.clone(), &self.settings),
+                stop: scope.clone(),
+            },
+            running: HashMap::new(),
+            tasks: TaskTracker::new(),
+        };
+        streams.start_housekeeping();
+        let kept = self.hold_lease(lease, component, &mut streams, stop).await;
+        scope.cancel();
+        streams.tasks.close();
+        streams.tasks.wait().await;
+        if kept && let Err(error) = self.store.release_relay_lease(lease).await {
+            tracing::warn!(error = %error, "the relay lease was not given back; it runs out by itself");
+        }
+    }
+
+    /// Renews the lease and keeps the streams those of the registered targets. False: the lease is lost.
+    async fn hold_lease(
+        &self,
+        lease: &RelayLease,
+        component: &Component,
+        streams: &mut Streams,
+        stop: &CancellationToken,
+    ) -> bool {
+        let mut valid_until = Instant::now() + self.settings.lease;
+        loop {
+            if let Err(error) = streams.follow_registry().await {
+                tracing::warn!(error = %error, "cannot read the registered targets");
+            }
+            tokio::select! {
+                () = stop.cancelled() => return true,
+                () = sleep(self.settings.lease / 4) => {}
+            }
+            let asked_at = Instant::now();
+            let renewal = tokio::time::timeout_at(
+                valid_until,
+                self.store.renew_relay_lease(lease, self.settings.lease),
+            );
+            match renewal.await {
+                Ok(Ok(true)) => {
+                    valid_until = asked_at + self.settings.lease;
+                    component.progress();
+                }
+                Ok(Ok(false)) => {
+                    tracing::warn!("another relay has taken over");
+                    return false;
+                }
+                Ok(Err(error)) => tracing::warn!(error = %error, "the relay lease was not renewed"),
+                Err(_) => tracing::warn!("the relay lease was not renewed in time"),
+            }
+            if Instant::now() + Duration::from_millis(200) > valid_until {
+                tracing::warn!("the relay lease has run out; standing by");
+                component.not_ready("the lease was lost");
+                return false;
+            }
+        }
+    }
+}
+
+impl Streams {
+    fn start_housekeeping(&self) {
+        let parts = &self.relay;
+        let user_state = UserStateStream {
+            store: parts.store.clone(),
+            settings: parts.settings.clone(),
+            lease_token: parts.lease_token,
+            pulse: parts.pulse.clone(),
+            component: parts.health.component("relay.user_state"),
+        };
+        self.tasks.spawn(user_state.run(parts.stop.child_token()));
+        self.tasks.spawn(keep_maintained(
+            parts.store.clone(),
+            parts.settings.clone(),
+            parts.stop.child_token(),
+        ));
+    }
+
+    /// Starts streams of new targets, stops those of retired or changed ones.
+    async fn follow_registry(&mut self) -> Result<(), StoreError> {
+        let registered = self.relay.store.registered_targets().await?;
+        let current: HashMap<_, _> = registered
+            .into_iter()
+            .filter(|target| !target.retired)
+            .map(|target| (target.registration.name.clone(), target))
+            .collect();
+        self.running.retain(|name, (running, stop)| {
+            let unchanged = current.get(name) == Some(running);
+            if !unchanged {
+                stop.cancel();
+            }
+            unchanged
+        });
+        for (name, target) in current {
+            if !self.running.contains_key(&name) {
+                let stop = self.start(&name, target.clone());
+                self.running.insert(name, (target, stop));
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&self, name: &str, target: RegisteredTarget) -> CancellationToken {
+        let parts = &self.relay;
+        let stop = parts.stop.child_token();
+        let context = StreamContext {
+            store: parts.store.clone(),
+            broker: parts.broker.clone(),
+            settings: parts.settings.clone(),
+            lease_token: parts.lease_token,
+            pulse: parts.pulse.clone(),
+            component: parts.health.component(&format!("relay.{name}")),
+        };
+        self.tasks.spawn(keep_streaming(context, target, stop.clone()));
+        stop
+    }
+}

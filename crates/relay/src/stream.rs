@@ -1,0 +1,300 @@
+use crate::{
+    filter::wants,
+    gauges::StreamGauges,
+    pulse::Pulse,
+    settings::RelaySettings,
+    slot::{MessageLimits, Ready, Slot},
+    supervise::Interrupted,
+    window::Window,
+};
+use postbound_broker::{Broker, Headers, Link, OutgoingMessage, Publisher, TargetNames, Verdict};
+use postbound_event::{Action, BATCH_CONTENT_TYPE, BatchBuilder, EventHeader, UserKey};
+use postbound_store::{Cursor, LogRow, OpenWindow, Page, PageLimits, Registration, Saved, Store};
+use postbound_telemetry::Component;
+use std::{str::FromStr as _, time::Duration};
+use time::OffsetDateTime;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How often the cursor is written while it moves. A crash republishes at most what was confirmed since.
+const SAVE_EVERY: Duration = Duration::from_millis(100);
+
+/// Everything one target's stream works with.
+#[derive(Clone)]
+pub(crate) struct StreamContext {
+    pub(crate) store: Store,
+    pub(crate) broker: Broker,
+    pub(crate) settings: RelaySettings,
+    pub(crate) lease_token: i64,
+    pub(crate) pulse: Pulse,
+    pub(crate) component: Component,
+}
+
+/// One connection's worth of a target's stream: from claiming the cursor to the first error, or to the end.
+pub(crate) struct Session {
+    context: StreamContext,
+    target: Registration,
+    names: TargetNames,
+    publisher: Publisher,
+    blocked: watch::Receiver<bool>,
+    slots: Vec<Slot>,
+    buffered: usize,
+    cursor: Cursor,
+    window: Option<Window>,
+    save_at: Option<Instant>,
+    gauges: StreamGauges,
+}
+
+/// Runs one session. Ok: it was told to stop.
+pub(crate) async fn run_session(
+    context: StreamContext,
+    target: Registration,
+    names: TargetNames,
+    stop: CancellationToken,
+) -> Result<(), Interrupted> {
+    let link = context.broker.connect(&format!("postbound relay {}", target.name)).await?;
+    let publisher = Publisher::open(&link).await?;
+    let cursor = context
+        .store
+        .claim_cursor(&target.name, context.lease_token)
+        .await?
+        .ok_or_else(|| Interrupted::Fenced(target.name.clone()))?;
+    let slots = (0..target.partitions).map(|_| Slot::new()).collect();
+    let blocked = link.blocked();
+    let gauges = StreamGauges::of(&target.name);
+    let mut session = Session {
+        context,
+        target,
+        names,
+        publisher,
+        blocked,
+        slots,
+        buffered: 0,
+        cursor,
+        window: None,
+        save_at: None,
+        gauges,
+    };
+    let outcome = session.run(&link, &stop).await;
+    // What was confirmed need not be published again by the next session, or the next relay.
+    if !matches!(outcome, Err(Interrupted::Fenced(_))) {
+        let saved = session.save().await;
+        if outcome.is_ok() {
+            saved?;
+        }
+    }
+    link.close().await;
+    outcome
+}
+
+impl Session {
+    async fn run(&mut self, link: &Link, stop: &CancellationToken) -> Result<(), Interrupted> {
+        self.context.component.ready();
+        // A window that was begun is finished with the S2 it was begun with.
+        if let Some(open) = self.cursor.open.clone() {
+            self.open_window(&open.snapshot, open.confirmed_id).await?;
+        }
+        let mut confirm_check = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            self.publish_due().await?;
+            self.close_finished_window();
+            self.report();
+            let retry_at = self.slots.iter().filter_map(Slot::retry_at).min();
+            let room = self.buffered < self.context.settings.page_rows as usize;
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = link.lost() => return Err(Interrupted::ConnectionLost),
+                settled = self.publisher.next() => { let (id, verdict) = settled?; self.settled(id, verdict); }
+                page = next_page(&mut self.window), if room => self.take_page(page?)?,
+                () = self.context.pulse.changed(), if self.window.is_none() => self.look().await?,
+                () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => {}
+                () = sleep_until(self.save_at.unwrap_or_else(Instant::now)), if self.save_at.is_some() => {
+                    self.save().await?;
+                }
+                _ = confirm_check.tick() => self.check_confirms()?,
+            }
+        }
+    }
+
+    /// Is there anything between the last snapshot and the current one?
+    async fn look(&mut self) -> Result<(), Interrupted> {
+        let snapshot = self.context.pulse.next().await;
+        if *snapshot != *self.cursor.done {
+            self.open_window(&snapshot, 0).await?;
+        }
+        Ok(())
+    }
+
+    async fn open_window(&mut self, snapshot: &str, after_id: i64) -> Result<(), Interrupted> {
+        let settings = &self.context.settings;
+        let limits =
+            PageLimits { rows: i64::from(settings.page_rows), data_bytes: settings.page_bytes_max as i64 };
+        self.window =
+            Window::open(&self.context.store, &self.cursor.done, snapshot, after_id, limits).await?;
+        if self.window.is_some() {
+            self.context.pulse.found();
+        } else {
+            // Nothing of ours was committed in between: S2 may become S1 without being stored.
+            self.cursor.done = snapshot.to_owned();
+            self.cursor.open = None;
+        }
+        Ok(())
+    }
+
+    fn take_page(&mut self, page: Page) -> Result<(), Interrupted> {
+        for row in &page.rows {
+            if !wants(&self.target, row) {
+                continue;
+            }
+            let partition = UserKey::new(&*row.tenant_id, &*row.user_id).partition(self.target.partitions);
+            self.slots[usize::from(partition)].push(render(row)?);
+            self.buffered += 1;
+        }
+        self.save_soon();
+        Ok(())
+    }
+
+    async fn publish_due(&mut self) -> Result<(), Interrupted> {
+        if *self.blocked.borrow() {
+            return Ok(());
+        }
+        let settings = &self.context.settings;
+        let limits = MessageLimits { events: settings.message_events_max, bytes: settings.message_bytes_max };
+        let now = Instant::now();
+        let exchange = self.names.exchange();
+        for (partition, slot) in self.slots.iter_mut().enumerate() {
+            let Some(message) = slot.take_due(now, limits) else { continue };
+            let partition = partition as u16;
+            let outgoing = OutgoingMessage {
+                exchange: &exchange,
+                routing_key: &self.names.routing_key(partition),
+                content_type: BATCH_CONTENT_TYPE,
+                id: u64::from(partition),
+                headers: Headers::new(),
+                body: &message.body,
+            };
+            self.publisher.publish(outgoing).await?;
+        }
+        Ok(())
+    }
+
+    /// The message's id is its partition: there is one at most.
+    fn settled(&mut self, id: u64, verdict: Verdict) {
+        let partition = id as usize;
+        let Some(slot) = self.slots.get_mut(partition) else { return };
+        match verdict {
+            Verdict::Confirmed => {
+                let events = slot.confirmed();
+                self.buffered -= events;
+                self.gauges.published.increment(events as u64);
+                self.context.component.ready();
+                self.save_soon();
+            }
+            Verdict::Refused => {
+                slot.refused(Instant::now());
+                self.gauges.nacked.increment(1);
+                let queue = self.names.queue(partition as u16);
+                self.context.component.standby(format!("queue {queue} is full; waiting for its workers"));
+            }
+            Verdict::Unroutable => {
+                slot.refused(Instant::now());
+                self.gauges.returned.increment(1);
+                let queue = self.names.queue(partition as u16);
+                let why = format!("queue {queue} is missing; create it with: postbound topology apply");
+                self.context.component.not_ready(why);
+            }
+        }
+    }
+
+    /// S1 := S2, once every row of the window is read and confirmed.
+    fn close_finished_window(&mut self) {
+        let finished = self.window.as_ref().is_some_and(|window| window.all_read)
+            && self.slots.iter().all(Slot::is_empty);
+        if finished && let Some(window) = self.window.take() {
+            self.cursor.done = window.snapshot;
+            self.cursor.open = None;
+            self.save_soon();
+        }
+    }
+
+    fn save_soon(&mut self) {
+        self.save_at.get_or_insert_with(|| Instant::now() + SAVE_EVERY);
+    }
+
+    /// Writes the cursor: S1, and for an open window its S2 together with the confirmed prefix.
+    async fn save(&mut self) -> Result<(), Interrupted> {
+        if self.save_at.take().is_none() {
+            return Ok(());
+        }
+        if let Some(window) = &self.window {
+            let oldest = self.slots.iter().filter_map(Slot::oldest).map(|(id, _)| id).min();
+            let confirmed_id = oldest.map_or(window.read_id, |id| id - 1);
+            self.cursor.open = Some(OpenWindow { snapshot: window.snapshot.clone(), confirmed_id });
+        }
+        match self
+            .context
+            .store
+            .save_cursor(&self.target.name, self.context.lease_token, &self.cursor)
+            .await?
+        {
+            Saved::Yes => Ok(()),
+            Saved::Fenced => Err(Interrupted::Fenced(self.target.name.clone())),
+        }
+    }
+
+    fn check_confirms(&mut self) -> Result<(), Interrupted> {
+        let blocked = *self.blocked.borrow();
+        self.gauges.blocked.set(f64::from(u8::from(blocked)));
+        if blocked {
+            self.context.component.standby("RabbitMQ has blocked publishing (memory or disk alarm)");
+            return Ok(());
+        }
+        let oldest = self.slots.iter().filter_map(Slot::unconfirmed_since).min();
+        let timeout = self.context.settings.confirm_timeout;
+        match oldest {
+            Some(since) if since.elapsed() > timeout => Err(Interrupted::Unconfirmed(timeout)),
+            _ => Ok(()),
+        }
+    }
+
+    fn report(&self) {
+        let oldest = self.slots.iter().filter_map(Slot::oldest).min();
+        let rows = match (&self.window, oldest) {
+            (Some(window), Some((id, _))) => window.bounds.last_id - id + 1,
+            _ => 0,
+        };
+        let age = oldest.map_or(0.0, |(_, at)| (OffsetDateTime::now_utc() - at).as_seconds_f64().max(0.0));
+        self.gauges.lag_rows.set(rows as f64);
+        self.gauges.lag_seconds.set(age);
+        self.gauges.unconfirmed.set(self.publisher.unconfirmed() as f64);
+    }
+}
+
+async fn next_page(window: &mut Option<Window>) -> Result<Page, postbound_store::StoreError> {
+    match window {
+        Some(window) if !window.all_read => window.next_page().await,
+        _ => std::future::pending().await,
+    }
+}
+
+fn render(row: &LogRow) -> Result<Ready, Interrupted> {
+    let action = Action::from_str(&row.action)
+        .map_err(|error| Interrupted::Row { id: row.id, why: error.to_string() })?;
+    let header = EventHeader {
+        id: row.event_id,
+        log_id: row.id,
+        tenant: &row.tenant_id,
+        user: &row.user_id,
+        version: row.version,
+        action,
+        origin: row.origin.as_deref(),
+        traceparent: row.traceparent.as_deref(),
+        logged_at: row.logged_at,
+    };
+    let rendered = BatchBuilder::render(&header, &row.data)
+        .map_err(|error| Interrupted::Row { id: row.id, why: error.to_string() })?;
+    Ok(Ready { log_id: row.id, logged_at: row.logged_at, rendered })
+}

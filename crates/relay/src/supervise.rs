@@ -1,0 +1,52 @@
+use crate::stream::{StreamContext, run_session};
+use postbound_broker::{BrokerError, TargetNames};
+use postbound_store::{RegisteredTarget, StoreError};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Why a stream's session ended without being told to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Interrupted {
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the connection to RabbitMQ was lost")]
+    ConnectionLost,
+    #[error("RabbitMQ confirmed nothing for {0:?}")]
+    Unconfirmed(Duration),
+    #[error("the cursor of {0} was rewound, or a newer relay has it")]
+    Fenced(String),
+    #[error("row {id} of the change log cannot be published: {why}")]
+    Row { id: i64, why: String },
+}
+
+/// Keeps a target's stream going until told to stop: each session starts from what Postgres says.
+pub(crate) async fn keep_streaming(
+    context: StreamContext,
+    target: RegisteredTarget,
+    stop: CancellationToken,
+) {
+    let names = TargetNames::new(target.registration.name.clone(), target.generation);
+    let mut pause = Duration::from_millis(100);
+    while !stop.is_cancelled() {
+        let started = tokio::time::Instant::now();
+        let session = run_session(context.clone(), target.registration.clone(), names.clone(), stop.clone());
+        match session.await {
+            Ok(()) => break,
+            Err(why) => {
+                tracing::warn!(target.name = %names.target(), error = %why, "stream interrupted; starting over");
+                context.component.not_ready(why.to_string());
+            }
+        }
+        if started.elapsed() > Duration::from_secs(30) {
+            pause = Duration::from_millis(100);
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(Duration::from_secs(5));
+    }
+    context.component.remove();
+}
