@@ -1,0 +1,33 @@
+//! One delivery attempt: user states in, a request to the target, one outcome per state out.
+//!
+//! Fed by `worker`, which decides what is sent when and in which order, and which settles the outcomes. An adapter
+//! turns states into a request ([`AdapterSettings`] names them) and an answer into outcomes; headers, keys, signatures,
+//! limits and dispositions are shared by all of them. This crate knows neither Postgres nor RabbitMQ, keeps no state
+//! about users, never retries and never waits. A request's bytes are a pure function of the states and the tenant, so
+//! a retry repeats them; the clock only enters `webhook-timestamp` and a `Retry-After` given as a date.
+//!
+//! The way of one attempt: `target` asks `backend_sync` or `crm_batch` for the body, `idempotency` and `headers` wrap
+//! it, `client` sends it, `disposition` says what the status means, `crm_answer` reads per-user results, and
+//! `redaction` makes of the target's own words what may be logged.
+
+mod backend_sync;
+mod canonical_user;
+mod client;
+mod crm_answer;
+mod crm_batch;
+mod delivery;
+mod disposition;
+mod headers;
+mod idempotency;
+mod outcome;
+mod problem;
+mod redaction;
+mod retry_after;
+mod settings;
+pub mod signature;
+mod target;
+
+pub use delivery::{Delivery, TenantInfo};
+pub use outcome::{Failure, FailureClass, Outcome};
+pub use settings::{AdapterSettings, Clock, SecretFn, SecretsFn, TargetError, TargetSettings};
+pub use target::Target;

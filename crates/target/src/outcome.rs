@@ -1,0 +1,76 @@
+use std::time::Duration;
+
+/// What became of one state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The target holds it.
+    Delivered {
+        /// The target's own id of the user, where its answer tells one (seed 003: `crmUserId`).
+        external_id: Option<String>,
+    },
+    /// The target says that it holds a newer version and changed nothing.
+    Stale {
+        /// The version it says it holds.
+        held_version: Option<i64>,
+    },
+    /// It was not delivered, or nobody knows.
+    Failed(Failure),
+}
+
+/// Why a state was not delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What the worker shall make of it.
+    pub class: FailureClass,
+    /// A word of a closed set for the ledger and for metrics: `http_422`, `timeout`, `result_missing`, ...
+    pub reason: &'static str,
+    /// The answer's HTTP status, if there was an answer.
+    pub status: Option<u16>,
+    /// How long the target asked to be left alone (RFC 9110, `Retry-After`), at most 24 h.
+    pub retry_after: Option<Duration>,
+    /// What is known beyond the reason, at most 300 characters. Words of the user's data and secrets are masked, so it
+    /// may stand in logs and in headers of dead letters.
+    pub detail: String,
+    /// Whether the request carried several users and failed as one: any of them may be the culprit. With
+    /// [`FailureClass::Permanent`] it is a whole-request refusal, to be bisected.
+    pub shared: bool,
+}
+
+/// Kinds of failures, by what to do about them. The table that assigns them is `disposition.rs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureClass {
+    /// This user's delivery failed now and may succeed later.
+    Transient,
+    /// The request may have taken effect, or may still do so after a later one was sent: a timeout, a connection cut
+    /// after sending, a gateway that lost the target.
+    Unknown,
+    /// The target will not take this content.
+    Permanent,
+    /// No user is at fault: credentials, a missing endpoint, a rate limit, a target that cannot be reached.
+    WholeTarget,
+}
+
+impl FailureClass {
+    /// The class as it stands in the ledger and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Transient => "transient",
+            Self::Unknown => "unknown",
+            Self::Permanent => "permanent",
+            Self::WholeTarget => "whole_target",
+        }
+    }
+}
+
+impl Failure {
+    /// A failure without an answer, of one user alone.
+    pub(crate) fn new(class: FailureClass, reason: &'static str, detail: impl Into<String>) -> Self {
+        Self { class, reason, status: None, retry_after: None, detail: detail.into(), shared: false }
+    }
+
+    /// The same failure for each of so many users.
+    pub(crate) fn for_all(mut self, users: usize) -> Vec<Outcome> {
+        self.shared = users > 1;
+        vec![Outcome::Failed(self); users]
+    }
+}

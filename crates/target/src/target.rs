@@ -1,0 +1,234 @@
+use crate::canonical_user::CanonicalUser;
+use crate::client::{Answer, BodyEnd, HttpClient};
+use crate::disposition::{TransportFault, Verdict, status_reason, verdict};
+use crate::headers::{Attempt, Credentials, Unsendable, fixed};
+use crate::problem::Problem;
+use crate::redaction::Redactor;
+use crate::settings::{AdapterSettings, TargetError, TargetSettings};
+use crate::{Delivery, Failure, FailureClass, Outcome, TenantInfo};
+use crate::{backend_sync, crm_answer, crm_batch, idempotency};
+use reqwest::header::HeaderMap;
+
+/// One system kept in step, as the worker calls it. Holds the connections; make one per target and share it.
+#[derive(Debug)]
+pub struct Target {
+    settings: TargetSettings,
+    client: HttpClient,
+    fixed_headers: HeaderMap,
+}
+
+/// A request ready to be sent. The body is a function of states and tenant alone.
+struct Request {
+    body: Vec<u8>,
+    key: String,
+}
+
+impl Target {
+    /// Checks the settings and builds the client; nothing is connected yet. Installs `ring` as the process's TLS
+    /// provider if none is installed.
+    ///
+    /// # Errors
+    /// When the URL, a header or the batch size cannot be used, or the HTTP client cannot be built.
+    pub fn new(settings: TargetSettings) -> Result<Self, TargetError> {
+        if let AdapterSettings::CrmBatch { batch_users_max: users, .. } = settings.adapter
+            && !(1..=crm_batch::USERS_MAX).contains(&users)
+        {
+            return Err(TargetError::BatchUsersMax { target: settings.name, users });
+        }
+        let fixed_headers = fixed(&settings)?;
+        let client = HttpClient::new(&settings)?;
+        Ok(Self { settings, client, fixed_headers })
+    }
+
+    /// Users one request carries at most.
+    pub fn batch_users_max(&self) -> usize {
+        match self.settings.adapter {
+            AdapterSettings::BackendSync { .. } => 1,
+            AdapterSettings::CrmBatch { batch_users_max, .. } => batch_users_max,
+        }
+    }
+
+    /// Makes one attempt to deliver the states, all of one tenant and of distinct users, and gives one outcome per
+    /// state in the same order. More states than [`Target::batch_users_max`] go out as several requests, one after the
+    /// other. Never retries; returns within the timeout per request.
+    pub async fn deliver(&self, deliveries: &[Delivery], tenant: &TenantInfo) -> Vec<Outcome> {
+        let mut outcomes = Vec::with_capacity(deliveries.len());
+        for batch in deliveries.chunks(self.batch_users_max()) {
+            outcomes.extend(self.deliver_batch(batch, tenant).await);
+        }
+        outcomes
+    }
+
+    /// Whether the endpoint can be reached: connects and asks for its options, which changes nothing there. Any answer
+    /// will do but a gateway's that the target is away. No credentials are sent.
+    ///
+    /// # Errors
+    /// What stands in the way, for an operator.
+    pub async fn probe(&self) -> Result<(), String> {
+        match self.client.options().await {
+            Ok(status @ 502..=504) => {
+                Err(format!("{}: a gateway answers, but not the target", status_reason(status)))
+            }
+            Ok(_) => Ok(()),
+            Err((fault, detail)) => Err(format!("{}: {detail}", fault.disposition().1)),
+        }
+    }
+
+    async fn deliver_batch(&self, deliveries: &[Delivery], tenant: &TenantInfo) -> Vec<Outcome> {
+        let (sound, request) = self.render(deliveries, tenant);
+        let mut outcomes = match request {
+            Some(request) => self.send(&sound, tenant, request).await.into_iter(),
+            None => Vec::new().into_iter(),
+        };
+        if sound.len() == deliveries.len() {
+            return outcomes.collect();
+        }
+        let is_sound = |delivery: &Delivery| sound.iter().any(|other| std::ptr::eq(*other, delivery));
+        let unusable = || {
+            Outcome::Failed(Failure::new(
+                FailureClass::Permanent,
+                "data_invalid",
+                "the data is no JSON object",
+            ))
+        };
+        deliveries
+            .iter()
+            .map(|delivery| is_sound(delivery).then(|| outcomes.next()).flatten().unwrap_or_else(unusable))
+            .collect()
+    }
+
+    /// The deliveries whose data can be read, and the request for them unless there are none.
+    fn render<'d>(
+        &self,
+        deliveries: &'d [Delivery],
+        tenant: &TenantInfo,
+    ) -> (Vec<&'d Delivery>, Option<Request>) {
+        let states: Vec<(&Delivery, CanonicalUser<'_>)> = deliveries
+            .iter()
+            .filter_map(|delivery| Some((delivery, CanonicalUser::parse(&delivery.data)?)))
+            .collect();
+        let sound: Vec<&Delivery> = states.iter().map(|(delivery, _)| *delivery).collect();
+        let Some((first, user)) = states.first() else { return (sound, None) };
+        let body = match &self.settings.adapter {
+            AdapterSettings::BackendSync { .. } => backend_sync::render(first, user),
+            AdapterSettings::CrmBatch { synced_by, application_code, send_versions, .. } => {
+                let envelope = crm_batch::Envelope {
+                    tenant,
+                    synced_by,
+                    application_code,
+                    send_versions: *send_versions,
+                };
+                crm_batch::render(&envelope, &states)
+            }
+        };
+        let key =
+            idempotency::key(sound.iter().map(|delivery| delivery.event_id), &self.settings.name, &body);
+        (sound, Some(Request { body, key }))
+    }
+
+    async fn send(&self, deliveries: &[&Delivery], tenant: &TenantInfo, request: Request) -> Vec<Outcome> {
+        let now = self.settings.clock.now();
+        let single = <[&Delivery; 1]>::try_from(deliveries).ok().map(|[delivery]| delivery);
+        let attempt = Attempt {
+            adapter: &self.settings.adapter,
+            tenant,
+            single,
+            key: &request.key,
+            body: &request.body,
+            now: now.unix_timestamp(),
+        };
+        let prepared = Credentials::current(&self.settings).and_then(|credentials| {
+            let headers = attempt.headers(&self.fixed_headers, &credentials)?;
+            Ok((credentials, headers))
+        });
+        let (credentials, headers) = match prepared {
+            Ok(prepared) => prepared,
+            Err(unsendable) => return lost(unsendable, None).for_all(deliveries.len()),
+        };
+        let kind = self.settings.adapter.kind();
+        let is_final = |status| verdict(kind, status, false) == Verdict::Delivered;
+        match self.client.post(headers, request.body, now, is_final).await {
+            Ok(answer) => self.settle(&answer, deliveries, &credentials),
+            Err(unsendable) => lost(unsendable, None).for_all(deliveries.len()),
+        }
+    }
+
+    fn settle(&self, answer: &Answer, deliveries: &[&Delivery], credentials: &Credentials) -> Vec<Outcome> {
+        let users = deliveries.len();
+        let status = Some(answer.status);
+        match verdict(self.settings.adapter.kind(), answer.status, answer.retry_after.is_some()) {
+            Verdict::Delivered => vec![Outcome::Delivered { external_id: None }; users],
+            Verdict::Failed(class) => self.refused(class, answer, deliveries, credentials),
+            Verdict::ReadResults => match answer.end {
+                BodyEnd::Whole => {
+                    let secrets = || self.secrets(credentials).collect();
+                    let mut outcomes = crm_answer::settle(&answer.body, deliveries, secrets);
+                    for outcome in &mut outcomes {
+                        if let Outcome::Failed(failure) = outcome {
+                            failure.status = status;
+                        }
+                    }
+                    outcomes
+                }
+                BodyEnd::TooLarge => {
+                    let detail = "the answer is longer than response_bytes_max";
+                    let failure = Failure::new(FailureClass::Transient, "response_too_large", detail);
+                    Failure { status, ..failure }.for_all(users)
+                }
+                BodyEnd::Timeout => {
+                    lost((TransportFault::Timeout, "while reading the answer".to_owned()), status)
+                        .for_all(users)
+                }
+                BodyEnd::Cut => {
+                    let detail = "the connection ended within the answer".to_owned();
+                    lost((TransportFault::AnswerCut, detail), status).for_all(users)
+                }
+            },
+        }
+    }
+
+    /// An answer that is no success: of one user it may say "stale", else its status decides.
+    fn refused(
+        &self,
+        class: FailureClass,
+        answer: &Answer,
+        deliveries: &[&Delivery],
+        credentials: &Credentials,
+    ) -> Vec<Outcome> {
+        let problem = Problem::parse(&answer.body);
+        if deliveries.len() == 1
+            && matches!(answer.status, 409 | 412)
+            && let Some(held_version) = problem.as_ref().and_then(Problem::stale)
+        {
+            return vec![Outcome::Stale { held_version }];
+        }
+        let redact = |text: &str| match text {
+            "" => String::new(),
+            text => Redactor::new(deliveries, self.secrets(credentials)).excerpt(text),
+        };
+        let detail = match (problem, &answer.location_host) {
+            (_, Some(host)) if (300..400).contains(&answer.status) => format!("to host {host}"),
+            (Some(problem), _) => redact(&problem.words()),
+            // Cut text may end within a word that would then not be recognized.
+            (None, _) if answer.is_plain_text && answer.end == BodyEnd::Whole => {
+                redact(&String::from_utf8_lossy(&answer.body))
+            }
+            (None, _) => String::new(),
+        };
+        let failure = Failure::new(class, status_reason(answer.status), detail);
+        Failure { status: Some(answer.status), retry_after: answer.retry_after, ..failure }
+            .for_all(deliveries.len())
+    }
+
+    /// Everything secret this request bore.
+    fn secrets<'s>(&'s self, credentials: &'s Credentials) -> impl Iterator<Item = &'s str> {
+        let headers = self.settings.headers.iter().map(|(_, value)| value.as_str());
+        credentials.exposed().chain(headers)
+    }
+}
+
+/// A request without a whole answer.
+fn lost((fault, detail): Unsendable, status: Option<u16>) -> Failure {
+    let (class, reason) = fault.disposition();
+    Failure { status, ..Failure::new(class, reason, detail) }
+}

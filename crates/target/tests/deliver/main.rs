@@ -1,0 +1,10 @@
+//! Deliveries over real HTTP, to a server that answers as told.
+
+mod backend_sync;
+mod crm_answer;
+mod crm_batch;
+mod redaction;
+mod server;
+mod signature;
+mod states;
+mod transport;

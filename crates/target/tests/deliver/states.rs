@@ -1,0 +1,106 @@
+use postbound_event::{Action, UserKey};
+use postbound_target::{
+    AdapterSettings, Clock, Delivery, Outcome, SecretFn, SecretsFn, Target, TargetSettings, TenantInfo,
+};
+use serde_json::value::RawValue;
+use std::sync::Arc;
+use std::time::Duration;
+use time::macros::datetime;
+use uuid::Uuid;
+
+pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+pub(crate) const OLD_SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+/// The time of every attempt: 2015-10-21 07:28:00 UTC.
+pub(crate) const NOW: i64 = 1_445_412_480;
+
+pub(crate) fn state(user: &str, version: i64, action: Action, data: &str) -> Delivery {
+    Delivery {
+        event_id: Uuid::from_u128(u128::try_from(version).unwrap()),
+        key: UserKey::new("acme", user),
+        version,
+        action,
+        logged_at: datetime!(2025-08-19 10:00:00.123987 UTC) + Duration::from_secs(version.unsigned_abs()),
+        traceparent: None,
+        data: RawValue::from_string(data.to_owned()).unwrap().into(),
+    }
+}
+
+pub(crate) fn updated(user: &str, version: i64) -> Delivery {
+    state(user, version, Action::Updated, &format!(r#"{{"email":"{user}@example.com","name":"N {user}"}}"#))
+}
+
+pub(crate) fn tenant() -> TenantInfo {
+    TenantInfo {
+        id: "acme".to_owned(),
+        name: Some("Acme Inc".to_owned()),
+        subdomain: Some("acme-sub".to_owned()),
+        kinde_org_id: Some("org_1".to_owned()),
+    }
+}
+
+pub(crate) fn backend() -> AdapterSettings {
+    AdapterSettings::BackendSync { send_tenant_header: true }
+}
+
+pub(crate) fn crm() -> AdapterSettings {
+    AdapterSettings::CrmBatch {
+        sync_source: "postbound".to_owned(),
+        synced_by: "postbound".to_owned(),
+        application_code: "crm".to_owned(),
+        batch_users_max: 100,
+        send_versions: true,
+    }
+}
+
+/// Settings with short timeouts and a standing clock.
+pub(crate) fn settings(url: &str, adapter: AdapterSettings) -> TargetSettings {
+    TargetSettings {
+        timeout: Duration::from_secs(2),
+        connect_timeout: Duration::from_secs(1),
+        response_bytes_max: 64 << 10,
+        clock: Clock::new(|| datetime!(2015-10-21 07:28:00 UTC)),
+        ..TargetSettings::new("the-target", url, adapter)
+    }
+}
+
+/// The same, with every kind of credential.
+pub(crate) fn signed(url: &str, adapter: AdapterSettings) -> TargetSettings {
+    TargetSettings {
+        api_key: SecretFn::fixed("the-api-key"),
+        bearer_token: SecretFn::fixed("the-token"),
+        signing_secrets: SecretsFn::fixed([SECRET, OLD_SECRET]),
+        headers: vec![("X-Extra".to_owned(), "extra-value".to_owned())],
+        ..settings(url, adapter)
+    }
+}
+
+pub(crate) async fn deliver(settings: TargetSettings, deliveries: &[Delivery]) -> Vec<Outcome> {
+    Target::new(settings).unwrap().deliver(deliveries, &tenant()).await
+}
+
+/// An outcome in one line: class, reason, status, `shared`, seconds of `Retry-After`.
+pub(crate) fn brief(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Delivered { external_id: None } => "delivered".to_owned(),
+        Outcome::Delivered { external_id: Some(id) } => format!("delivered as {id}"),
+        Outcome::Stale { held_version } => format!("stale {held_version:?}"),
+        Outcome::Failed(failure) => {
+            let mut brief = format!("{} {}", failure.class.as_str(), failure.reason);
+            if let Some(wait) = failure.retry_after {
+                brief += &format!(" after {} s", wait.as_secs());
+            }
+            brief + if failure.shared { " shared" } else { "" }
+        }
+    }
+}
+
+pub(crate) fn detail(outcome: &Outcome) -> &str {
+    match outcome {
+        Outcome::Failed(failure) => &failure.detail,
+        other => panic!("no failure: {other:?}"),
+    }
+}
+
+pub(crate) fn arc(text: &str) -> Arc<str> {
+    text.into()
+}
