@@ -1,0 +1,138 @@
+use crate::{context::TargetContext, settings::BatchSettings};
+use postbound_target::{Delivery, FailureClass, Outcome};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU8, Ordering},
+    },
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+
+/// Gathers the lanes' deliveries into requests of one tenant and many users.
+#[derive(Clone)]
+pub(crate) struct Batcher {
+    entries: mpsc::Sender<Entry>,
+}
+
+/// One user's state on its way into a request.
+struct Entry {
+    delivery: Delivery,
+    claim: Claim,
+    reply: oneshot::Sender<Outcome>,
+}
+
+/// Decides between the request that wants to take an entry and the lane that wants it back.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Claim(Arc<AtomicU8>);
+
+const WAITING: u8 = 0;
+const SENT: u8 = 1;
+const WITHDRAWN: u8 = 2;
+
+impl Claim {
+    /// The request takes it; false: it was withdrawn.
+    pub(crate) fn send(&self) -> bool {
+        self.0.compare_exchange(WAITING, SENT, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// The lane takes it back; false: it is on its way, and its outcome must be awaited.
+    pub(crate) fn withdraw(&self) -> bool {
+        self.0.compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+impl Batcher {
+    /// Starts gathering; ends with the last handle.
+    pub(crate) fn start(settings: BatchSettings, context: Weak<TargetContext>) -> Self {
+        let (entries, queue) = mpsc::channel(settings.users_max * 4);
+        tokio::spawn(gather(settings, context, queue));
+        Self { entries }
+    }
+
+    /// Sends a state with others of its tenant. None: it was withdrawn, or the worker ends.
+    pub(crate) async fn send(&self, delivery: Delivery, claim: Claim) -> Option<Outcome> {
+        let (reply, outcome) = oneshot::channel();
+        self.entries.send(Entry { delivery, claim, reply }).await.ok()?;
+        outcome.await.ok()
+    }
+}
+
+/// A tenant's entries that wait for company.
+struct Group {
+    entries: Vec<Entry>,
+    due: Instant,
+}
+
+async fn gather(settings: BatchSettings, context: Weak<TargetContext>, mut queue: mpsc::Receiver<Entry>) {
+    let mut groups: HashMap<String, Group> = HashMap::new();
+    loop {
+        let next_due = groups.values().map(|group| group.due).min();
+        tokio::select! {
+            entry = queue.recv() => {
+                let (Some(entry), Some(context)) = (entry, context.upgrade()) else { return };
+                let tenant = entry.delivery.key.tenant.clone();
+                let due = || Instant::now() + context.rate.linger(settings.linger);
+                let group = groups.entry(tenant.clone()).or_insert_with(|| Group { entries: Vec::new(), due: due() });
+                group.entries.push(entry);
+                if group.entries.len() >= settings.users_max && let Some(full) = groups.remove(&tenant) {
+                    tokio::spawn(request(context, full.entries));
+                }
+            }
+            () = sleep_until(next_due.unwrap_or_else(Instant::now)), if next_due.is_some() => {
+                let Some(context) = context.upgrade() else { return };
+                let now = Instant::now();
+                let due: Vec<_> = groups.iter().filter(|(_, group)| group.due <= now).map(|(tenant, _)| tenant.clone()).collect();
+                for group in due.iter().filter_map(|tenant| groups.remove(tenant)) {
+                    tokio::spawn(request(Arc::clone(&context), group.entries));
+                }
+            }
+        }
+    }
+}
+
+/// Sends one request and hands each lane its outcome. A request that is refused whole for some user's sake is halved
+/// until that user stands alone: nobody's state is given up for a neighbour's.
+async fn request(context: Arc<TargetContext>, mut entries: Vec<Entry>) {
+    entries.retain(|entry| entry.claim.0.load(Ordering::Acquire) == WAITING && !entry.reply.is_closed());
+    let mut parts = vec![(entries, true)];
+    while let Some((mut entries, first)) = parts.pop() {
+        if entries.is_empty() {
+            continue;
+        }
+        let deliveries: Vec<_> = entries.iter().map(|entry| entry.delivery.clone()).collect();
+        // The first time, a lane may have withdrawn meanwhile; what is sent then was claimed as one.
+        let claim_all = || !first || entries.iter().all(|entry| entry.claim.send());
+        let Some(outcomes) = context.send(&deliveries, claim_all).await else {
+            resend_unclaimed(&context, entries);
+            continue;
+        };
+        let refused_whole = entries.len() > 1
+            && outcomes.iter().all(
+                |outcome| matches!(outcome, Outcome::Failed(f) if f.shared && f.class == FailureClass::Permanent),
+            );
+        if refused_whole {
+            let rest = entries.split_off(entries.len() / 2);
+            parts.extend([(rest, false), (entries, false)]);
+            continue;
+        }
+        for (entry, outcome) in entries.into_iter().zip(outcomes) {
+            let _ = entry.reply.send(outcome);
+        }
+    }
+}
+
+/// A lane withdrew while the request waited its turn: the others, some already claimed, go on without it.
+fn resend_unclaimed(context: &Arc<TargetContext>, entries: Vec<Entry>) {
+    let rest: Vec<_> = entries
+        .into_iter()
+        .filter(|entry| entry.claim.0.load(Ordering::Acquire) != WITHDRAWN)
+        .inspect(|entry| entry.claim.0.store(WAITING, Ordering::Release))
+        .collect();
+    if !rest.is_empty() {
+        tokio::spawn(request(Arc::clone(context), rest));
+    }
+}

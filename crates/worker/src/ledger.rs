@@ -1,0 +1,126 @@
+use crate::retry::reconnect_pauses;
+use metrics::Histogram;
+use postbound_event::UserKey;
+use postbound_store::{Held, Settlement, Store, StoreError};
+use postbound_telemetry::names;
+use std::sync::Arc;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+/// Waiting calls at most; more wait at the door.
+const QUEUE: usize = 4096;
+
+/// The ledger, as lanes use it: reads and writes of all lanes of the worker, gathered into one statement each.
+///
+/// While one statement is under way the next gathers, so a lone call waits for nobody and a crowd shares the cost.
+#[derive(Clone)]
+pub(crate) struct Ledger {
+    reads: mpsc::Sender<Read>,
+    writes: mpsc::Sender<Write>,
+}
+
+/// The ledger cannot be used: Postgres refused a statement, or the worker ends.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the ledger did not answer")]
+pub(crate) struct LedgerGone;
+
+struct Read {
+    target: Arc<str>,
+    users: Vec<UserKey>,
+    reply: oneshot::Sender<Vec<Held>>,
+}
+
+struct Write {
+    settlement: Settlement,
+    reply: oneshot::Sender<()>,
+}
+
+impl Ledger {
+    /// Starts the reader and the writer; they end with the last handle.
+    pub(crate) fn start(store: Store, batch_max: usize) -> Self {
+        let (reads, read_queue) = mpsc::channel(QUEUE);
+        let (writes, write_queue) = mpsc::channel(QUEUE);
+        tokio::spawn(serve_reads(store.clone(), read_queue, batch_max));
+        tokio::spawn(serve_writes(store, write_queue, batch_max));
+        Self { reads, writes }
+    }
+
+    /// What a target holds of users, in their order.
+    pub(crate) async fn held(&self, target: &Arc<str>, users: Vec<UserKey>) -> Result<Vec<Held>, LedgerGone> {
+        let (reply, answer) = oneshot::channel();
+        self.reads.send(Read { target: Arc::clone(target), users, reply }).await.map_err(|_| LedgerGone)?;
+        answer.await.map_err(|_| LedgerGone)
+    }
+
+    /// Writes a settlement; Ok: it is committed.
+    pub(crate) async fn settle(&self, settlement: Settlement) -> Result<(), LedgerGone> {
+        let (reply, answer) = oneshot::channel();
+        self.writes.send(Write { settlement, reply }).await.map_err(|_| LedgerGone)?;
+        answer.await.map_err(|_| LedgerGone)
+    }
+}
+
+async fn serve_reads(store: Store, mut queue: mpsc::Receiver<Read>, batch_max: usize) {
+    let mut batch = Vec::with_capacity(batch_max);
+    while queue.recv_many(&mut batch, batch_max).await > 0 {
+        let pairs: Vec<_> = batch
+            .iter()
+            .flat_map(|read| read.users.iter().map(|key| (Arc::clone(&read.target), key.clone())))
+            .collect();
+        let Some(rows) = persist("ledger not read", || store.held(&pairs)).await else {
+            batch.clear();
+            continue;
+        };
+        let mut held = vec![Held::default(); pairs.len()];
+        for row in rows {
+            held[row.index] = row.held;
+        }
+        let mut held = held.into_iter();
+        for read in batch.drain(..) {
+            // Whoever asked may have gone.
+            let _ = read.reply.send(held.by_ref().take(read.users.len()).collect());
+        }
+    }
+}
+
+async fn serve_writes(store: Store, mut queue: mpsc::Receiver<Write>, batch_max: usize) {
+    let commit_seconds: Histogram = metrics::histogram!(names::LEDGER_COMMIT);
+    let batch_size: Histogram = metrics::histogram!(names::LEDGER_BATCH_SIZE);
+    let mut batch = Vec::with_capacity(batch_max);
+    while queue.recv_many(&mut batch, batch_max).await > 0 {
+        let (settlements, replies): (Vec<_>, Vec<_>) =
+            batch.drain(..).map(|write| (write.settlement, write.reply)).unzip();
+        let started = Instant::now();
+        let committed = persist("ledger not written", || store.settle(&settlements)).await;
+        commit_seconds.record(started.elapsed().as_secs_f64());
+        batch_size.record(settlements.len() as f64);
+        if committed.is_some() {
+            for reply in replies {
+                let _ = reply.send(());
+            }
+        }
+    }
+}
+
+/// Repeats a call while Postgres is away. None: it refused; the replies are dropped, and their callers start over.
+async fn persist<T, F>(what: &str, mut call: impl FnMut() -> F) -> Option<T>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    for pause in reconnect_pauses() {
+        match call().await {
+            Ok(value) => return Some(value),
+            Err(error) if error.is_transient() => {
+                tracing::warn!(error = %error, "{what}; trying again");
+                tokio::time::sleep(pause).await;
+            }
+            Err(error) => {
+                tracing::error!(error = %error, "{what}");
+                return None;
+            }
+        }
+    }
+    None
+}

@@ -1,0 +1,32 @@
+//! Takes events from partition queues and settles each at its target: delivered, superseded or dead-lettered.
+//!
+//! Fed by RabbitMQ through `broker`, it feeds targets through `target`, and keeps leases and the ledger through
+//! `store`. It knows no target's contract: an adapter turns states into a request and an answer into outcomes.
+//!
+//! ```text
+//! leases ─> partition (one consumer) ─> lane (one per user) ─> dispatch ─> target
+//!                  ▲                                              │ outcome
+//!                  └──── ack ◀── ledger commit ◀── (dead letter confirmed) ◀──┘
+//! ```
+//!
+//! Architecture invariant: no send is started that could not end within the worker's lease, and no message is
+//! acknowledged before the ledger has each of its events.
+
+mod batch;
+mod context;
+mod dead_letters;
+mod delivery;
+mod fence;
+mod gate;
+mod lane;
+mod ledger;
+mod links;
+mod partition;
+mod rate;
+mod retry;
+mod settings;
+mod tenants;
+mod worker;
+
+pub use settings::{BatchSettings, RateLimit, RetrySchedule, TargetPlan, WorkerSettings};
+pub use worker::{Ended, Worker};
