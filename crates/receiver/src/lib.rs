@@ -1,0 +1,35 @@
+//! The reference receivers: the backend (contract S2, `POST /internal/users/sync`) and the CRM (contract S3,
+//! `POST /api/internal/sync/users`), built as the teams that own those systems would build them.
+//!
+//! They serve two readers. Other teams take them as a model of a receiver that makes at-least-once delivery
+//! effectively once: [`Mode::Guarded`] checks the key and the signature, remembers answers by `Idempotency-Key`, and
+//! never lets an older version of a user overwrite a newer one. Tests take them as the oracle: every user of every
+//! authenticated request leaves a row in `request_log`, written in the transaction of the change.
+//! [`Mode::Guardless`] behaves like the sample code of the two documents instead, to show what that costs.
+//!
+//! The way of a request: `server` (rate limit, key, body, signature) → `faults` (only where enabled) → `backend` or
+//! `crm` (what the contract demands of the body), or their guard-less twins in `samples` → `storage`, one call of one
+//! function in Postgres, which holds the guard itself (`migrations/`).
+//!
+//! The crate knows nothing of Postbound's other crates: it stands for a foreign team and reads the wire only.
+
+mod auth;
+mod backend;
+mod config;
+mod connection;
+mod crm;
+mod faults;
+mod idempotency;
+mod intake;
+mod problem;
+mod ratelimit;
+mod samples;
+mod server;
+mod shape;
+mod signature;
+mod storage;
+
+pub use config::{Contract, Mode, RateLimit, ReceiverConfig, ReceiverError};
+pub use faults::{Fault, FaultAnswer};
+pub use server::{Receiver, router, serve};
+pub use storage::{migrate, prune_idempotency_keys};
