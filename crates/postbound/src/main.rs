@@ -1,0 +1,43 @@
+//! `postbound`: one binary, many roles. Each subcommand is a file of its own; what they do is in the crates they call.
+
+mod args;
+mod config_check;
+mod doctor;
+mod exit;
+mod migrate;
+mod receiver;
+mod relay;
+mod roles;
+mod shutdown;
+mod status;
+mod topology;
+mod worker;
+
+use args::{Args, Command};
+use clap::Parser as _;
+use exit::Exit;
+
+fn main() -> std::process::ExitCode {
+    let args = Args::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Exit::failed(format!("no runtime: {error}")).report(),
+    };
+    runtime.block_on(run(args)).report()
+}
+
+async fn run(args: Args) -> Exit {
+    // One TLS provider for Postgres, RabbitMQ and HTTP alike; a second call would find it there.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let outcome = match args.command {
+        Command::Migrate => migrate::run(&args.common).await,
+        Command::Topology { command } => topology::run(&args.common, &command).await,
+        Command::Relay => relay::run(&args.common).await,
+        Command::Worker { targets } => worker::run(&args.common, &targets).await,
+        Command::Receiver { only, guardless } => receiver::run(&args.common, only, guardless).await,
+        Command::Config { command } => config_check::run(&args.common, &command),
+        Command::Doctor { json } => doctor::run(&args.common, json).await,
+        Command::Status { json } => status::run(&args.common, json).await,
+    };
+    outcome.unwrap_or_else(|exit| exit)
+}

@@ -1,0 +1,54 @@
+use crate::{
+    args::{Common, ContractArg},
+    exit::{Exit, failed},
+    roles,
+    shutdown::run_until_stopped,
+};
+use postbound_config::{Config, ReceiverMode};
+use postbound_receiver::{Contract, Mode, RateLimit, ReceiverConfig, serve};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// `postbound receiver`
+pub(crate) async fn run(common: &Common, only: Option<ContractArg>, guardless: bool) -> Result<Exit, Exit> {
+    let config = roles::configuration(common)?;
+    roles::start_logging(&config)?;
+    let settings = settings(&config, only, guardless)?;
+    let listen = config.receiver.listen;
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(|error| Exit::failed(format!("receiver.listen: cannot listen on {listen}: {error}")))?;
+    tracing::info!(address = %listener.local_addr().map_err(failed)?, "reference receiver listening");
+    let stop = CancellationToken::new();
+    run_until_stopped(stop.clone(), Duration::from_secs(10), serve(listener, settings, stop.clone()))
+        .await?
+        .map_err(failed)?;
+    Ok(Exit::Done)
+}
+
+fn settings(config: &Config, only: Option<ContractArg>, guardless: bool) -> Result<ReceiverConfig, Exit> {
+    let receiver = &config.receiver;
+    let url = receiver.database_url.as_ref().unwrap_or(&config.database.url);
+    let api_key = receiver.api_key().map(|source| source.current()).transpose().map_err(failed)?;
+    let secrets = receiver.signing_secrets().map(|list| list.current()).transpose().map_err(failed)?;
+    let guardless = guardless || matches!(receiver.mode, ReceiverMode::Guardless);
+    Ok(ReceiverConfig {
+        schema: receiver.schema.clone(),
+        contracts: match only {
+            None => vec![Contract::S2, Contract::S3],
+            Some(ContractArg::BackendSync) => vec![Contract::S2],
+            Some(ContractArg::CrmBatch) => vec![Contract::S3],
+        },
+        mode: if guardless { Mode::Guardless } else { Mode::Guarded },
+        api_key: api_key.map(|secret| secret.expose().to_owned()),
+        signing_secrets: secrets
+            .iter()
+            .flat_map(|list| list.iter())
+            .map(|secret| secret.expose().to_owned())
+            .collect(),
+        rate_limit: receiver.rate_limit.map(|limit| RateLimit { requests: limit.requests, per: limit.per }),
+        faults: receiver.faults,
+        ..ReceiverConfig::new(url.expose())
+    })
+}

@@ -1,0 +1,116 @@
+//! What all roles begin with: configuration, logging, Postgres, RabbitMQ, health and metrics.
+
+use crate::{
+    args::Common,
+    exit::{Exit, failed},
+};
+use postbound_broker::{Broker, BrokerOptions};
+use postbound_config::{Config, LogFormat, Target, process_environment};
+use postbound_event::Action;
+use postbound_store::{Registration, Store, StoreOptions};
+use postbound_telemetry::{Health, Metrics, init_logging, serve};
+use std::str::FromStr as _;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// `application_name` of the relay's connections.
+pub(crate) const RELAY: &str = "postbound relay";
+
+/// Reads the configuration.
+pub(crate) fn configuration(common: &Common) -> Result<Config, Exit> {
+    Config::load(common.config.as_deref(), process_environment())
+        .map_err(|errors| Exit::Configuration(errors.to_string()))
+}
+
+/// Starts logging, for the roles that keep running.
+pub(crate) fn start_logging(config: &Config) -> Result<(), Exit> {
+    let format = match config.telemetry.log_format {
+        LogFormat::Human => postbound_telemetry::LogFormat::Human,
+        LogFormat::Json => postbound_telemetry::LogFormat::Json,
+    };
+    init_logging(&config.telemetry.log, format).map_err(failed)?;
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    Ok(())
+}
+
+/// Postgres, for the part that calls itself `application`.
+pub(crate) fn store(config: &Config, application: &'static str) -> Result<Store, Exit> {
+    let password = config.database.password().map(|source| source.current()).transpose().map_err(failed)?;
+    Store::new(&StoreOptions {
+        url: config.database.url.expose().to_owned(),
+        password: password.map(|secret| secret.expose().to_owned()),
+        pool_max: config.database.pool_max,
+        connect_timeout: config.database.connect_timeout,
+        application,
+        by_index: application == RELAY,
+    })
+    .map_err(failed)
+}
+
+/// A migrated database; anything else is an error that says what to do.
+pub(crate) async fn migrated_store(config: &Config, application: &'static str) -> Result<Store, Exit> {
+    let store = store(config, application)?;
+    let status = store.migration_status().await.map_err(|error| {
+        Exit::failed(format!("Postgres at {} cannot be used: {error}", config.database.url.redacted_url()))
+    })?;
+    if !status.is_current() {
+        return Err(Exit::failed(format!(
+            "the database is at migration {}, this version needs {}; run: postbound migrate",
+            status.applied, status.known
+        )));
+    }
+    Ok(store)
+}
+
+/// RabbitMQ.
+pub(crate) fn broker(config: &Config) -> Result<Broker, Exit> {
+    let broker = &config.broker;
+    let password = broker.password().map(|source| source.current()).transpose().map_err(failed)?;
+    Broker::new(&BrokerOptions {
+        url: broker.url.expose().to_owned(),
+        password: password.map(|secret| secret.expose().to_owned()),
+        heartbeat: broker.heartbeat,
+        connect_timeout: broker.connect_timeout,
+        ca_file: broker.ca_file.clone(),
+        client_certificate: broker.client_cert_file.clone().zip(broker.client_key_file.clone()),
+    })
+    .map_err(failed)
+}
+
+/// Serves health and metrics where the configuration wants them. Says the address it really has.
+pub(crate) async fn serve_telemetry(
+    config: &Config,
+    health: &Health,
+    stop: &CancellationToken,
+) -> Result<(), Exit> {
+    let Some(listen) = config.telemetry.listen else { return Ok(()) };
+    let metrics = Metrics::install().map_err(failed)?;
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(|error| Exit::failed(format!("telemetry.listen: cannot listen on {listen}: {error}")))?;
+    let address = listener.local_addr().map_err(failed)?;
+    tracing::info!(%address, "serving /healthz, /readyz and /metrics");
+    tokio::spawn(serve(listener, health.clone(), metrics, stop.clone()));
+    Ok(())
+}
+
+/// What `topology apply` registers of a target, and a worker compares.
+pub(crate) fn registration(config: &Config, target: &Target) -> Registration {
+    Registration {
+        name: target.name.clone(),
+        adapter: target.adapter.kind().as_str().to_owned(),
+        actions: target.actions.iter().filter_map(|action| Action::from_str(action.as_str()).ok()).collect(),
+        origin: target.origin.clone(),
+        fold: target.coalesce,
+        config_hash: config.target_hash(target),
+        partitions: config.topology.partitions,
+    }
+}
+
+/// host:pid, to be recognised by people.
+pub(crate) fn label() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "unknown".to_owned());
+    format!("{}:{}", host.trim(), std::process::id())
+}

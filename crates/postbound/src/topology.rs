@@ -1,0 +1,160 @@
+use crate::{
+    args::{Common, TopologyCommand},
+    exit::{Exit, failed},
+    roles,
+};
+use postbound_broker::{Link, QueueBounds, QueueState, TargetNames};
+use postbound_config::Config;
+use postbound_store::{RegisteredTarget, Registration, Store};
+use serde::Serialize;
+
+/// `postbound topology apply|show`
+pub(crate) async fn run(common: &Common, command: &TopologyCommand) -> Result<Exit, Exit> {
+    let config = roles::configuration(common)?;
+    let store = roles::migrated_store(&config, "postbound topology").await?;
+    let broker = roles::broker(&config)?;
+    let link = broker
+        .connect("postbound topology")
+        .await
+        .map_err(|error| Exit::failed(format!("RabbitMQ at {} cannot be used: {error}", broker.address())))?;
+    let exit = match command {
+        TopologyCommand::Apply { prune } => apply(&config, &store, &link, *prune).await,
+        TopologyCommand::Show { json } => show(&store, &link, *json).await,
+    };
+    link.close().await;
+    exit
+}
+
+#[expect(clippy::print_stdout, reason = "the answer of a command")]
+async fn apply(config: &Config, store: &Store, link: &Link, prune: bool) -> Result<Exit, Exit> {
+    for warning in config.warnings() {
+        println!("warning: {warning}");
+    }
+    let registered = store.registered_targets().await.map_err(failed)?;
+    for target in config.enabled_targets() {
+        let registration = roles::registration(config, target);
+        let known = registered.iter().find(|known| known.registration.name == target.name);
+        apply_target(config, store, link, &registration, known).await?;
+    }
+    for gone in registered.iter().filter(|known| !known.retired && !is_wanted(config, known)) {
+        let name = &gone.registration.name;
+        if prune {
+            retire(store, link, gone).await?;
+        } else {
+            println!(
+                "{name}: registered, but not in the configuration; retire it with: postbound topology apply --prune"
+            );
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn is_wanted(config: &Config, known: &RegisteredTarget) -> bool {
+    config.enabled_targets().any(|target| target.name == known.registration.name)
+}
+
+#[expect(clippy::print_stdout, reason = "the answer of a command")]
+async fn apply_target(
+    config: &Config,
+    store: &Store,
+    link: &Link,
+    registration: &Registration,
+    known: Option<&RegisteredTarget>,
+) -> Result<(), Exit> {
+    let name = &registration.name;
+    if let Some(known) = known
+        && known.registration.partitions != registration.partitions
+    {
+        return Err(Exit::Configuration(format!(
+            "topology.partitions is {}, but {name} was registered with {}: users would change their partition under way; \
+             put it back to {}",
+            registration.partitions, known.registration.partitions, known.registration.partitions
+        )));
+    }
+    let names = TargetNames::new(name.clone(), known.map_or(1, |known| known.generation));
+    let bounds = QueueBounds {
+        messages_max: u32::try_from(config.topology.queue_messages_max).unwrap_or(u32::MAX),
+        bytes_max: config.topology.queue_bytes_max,
+        delivery_limit: config.topology.delivery_limit,
+    };
+    // Queues first: a registered target is published to at once.
+    let declared = link.declare_target(&names, registration.partitions, bounds).await.map_err(failed)?;
+    let new = store.register_target(registration).await.map_err(failed)?;
+    println!("{name}: {} queues created, {} were there", declared.created.len(), declared.existing);
+    // The dead-letter queue's loss is not the partitions'.
+    let vanished = declared.created.iter().filter(|queue| **queue != names.dead_queue()).count();
+    if !new && vanished > 0 {
+        store.rewind_cursor(name).await.map_err(failed)?;
+        println!(
+            "{name}: {vanished} queues had vanished with what was in them; the log is published again from its oldest row \
+             (what the target holds already is not sent again)"
+        );
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the answer of a command")]
+async fn retire(store: &Store, link: &Link, gone: &RegisteredTarget) -> Result<(), Exit> {
+    let name = &gone.registration.name;
+    store.retire_target(name).await.map_err(failed)?;
+    let names = TargetNames::new(name.clone(), gone.generation);
+    let mut kept = 0;
+    for partition in 0..gone.registration.partitions {
+        let deleted = link.delete_queue_if_empty(&names.queue(partition)).await.map_err(failed)?;
+        kept += u16::from(!deleted);
+    }
+    println!(
+        "{name}: retired; {kept} queues that are not empty, or in use, and the dead-letter queue are kept"
+    );
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct TargetTopology {
+    target: String,
+    exchange: String,
+    queues: Vec<QueueRow>,
+}
+
+#[derive(Serialize)]
+struct QueueRow {
+    queue: String,
+    exists: bool,
+    messages: u32,
+    consumers: u32,
+}
+
+impl From<QueueState> for QueueRow {
+    fn from(state: QueueState) -> Self {
+        Self { queue: state.name, exists: state.exists, messages: state.messages, consumers: state.consumers }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the answer of a command")]
+async fn show(store: &Store, link: &Link, json: bool) -> Result<Exit, Exit> {
+    let mut shown = Vec::new();
+    for target in
+        store.registered_targets().await.map_err(failed)?.into_iter().filter(|target| !target.retired)
+    {
+        let names = TargetNames::new(target.registration.name.clone(), target.generation);
+        let mut queues = Vec::new();
+        for partition in 0..target.registration.partitions {
+            queues.push(link.queue_state(&names.queue(partition)).await.map_err(failed)?.into());
+        }
+        queues.push(link.queue_state(&names.dead_queue()).await.map_err(failed)?.into());
+        shown.push(TargetTopology { target: names.target().to_owned(), exchange: names.exchange(), queues });
+    }
+    let missing = shown.iter().flat_map(|target| &target.queues).any(|queue: &QueueRow| !queue.exists);
+    if json {
+        println!("{}", serde_json::to_string_pretty(&shown).map_err(failed)?);
+    } else {
+        let mut table = comfy_table::Table::new();
+        table.load_preset(comfy_table::presets::NOTHING).set_header(["queue", "messages", "consumers", ""]);
+        for queue in shown.iter().flat_map(|target| &target.queues) {
+            let note = if queue.exists { "" } else { "MISSING: postbound topology apply" };
+            table.add_row([&queue.queue, &queue.messages.to_string(), &queue.consumers.to_string(), note]);
+        }
+        println!("{table}");
+    }
+    Ok(if missing { Exit::Findings } else { Exit::Done })
+}
