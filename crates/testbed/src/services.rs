@@ -1,0 +1,86 @@
+//! Both servers of one run, and their owner.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::launch::Account;
+use crate::packages::Packages;
+use crate::run_dir::RunDir;
+use crate::{Endpoints, Postgres, RabbitMq, postgres_server, rabbitmq_server};
+
+/// How the servers are to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Whether PostgreSQL waits for the disk at a commit. On by default: durability is what the tests are about.
+    pub fsync: bool,
+    /// More PostgreSQL settings, by name; they win over those of the testbed.
+    pub postgres_settings: Vec<(String, String)>,
+    /// How long each server may take to answer.
+    pub ready_within: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { fsync: true, postgres_settings: Vec::new(), ready_within: Duration::from_secs(120) }
+    }
+}
+
+/// Owns a PostgreSQL and a RabbitMQ: dropped, it ends them and removes their data.
+///
+/// A process that may be ended by a signal has to catch it and drop this. What an owner leaves behind that was killed
+/// is removed at the next start in the same checkout.
+#[derive(Debug)]
+pub struct Services {
+    /// The PostgreSQL server.
+    pub postgres: Postgres,
+    /// The RabbitMQ server.
+    pub rabbitmq: RabbitMq,
+    endpoints_file: PathBuf,
+    _run: RunDir,
+}
+
+impl Services {
+    /// Installs what is missing, starts both servers and waits until they answer.
+    ///
+    /// # Errors
+    /// If a package cannot be installed or a server does not come up: then with the end of its log.
+    pub async fn start(options: Options) -> Result<Self> {
+        let (packages, run) = tokio::task::spawn_blocking(|| {
+            let packages = Packages::ensure()?;
+            let run = RunDir::create(Account::instead_of_root("postgres")?)?;
+            anyhow::Ok((packages, run))
+        })
+        .await??;
+        let (postgres, rabbitmq) = tokio::try_join!(
+            async {
+                postgres_server::start(&packages, &run, &options).await.context("cannot start PostgreSQL")
+            },
+            async {
+                rabbitmq_server::start(&packages, &run, &options).await.context("cannot start RabbitMQ")
+            },
+        )?;
+        let endpoints_file = run.path().join("endpoints.json");
+        Endpoints { postgres: postgres.clone(), rabbitmq: rabbitmq.clone() }.write(&endpoints_file)?;
+        Ok(Self { postgres, rabbitmq, endpoints_file, _run: run })
+    }
+
+    /// What other processes need to use the servers.
+    #[must_use]
+    pub fn endpoints(&self) -> Endpoints {
+        Endpoints { postgres: self.postgres.clone(), rabbitmq: self.rabbitmq.clone() }
+    }
+
+    /// The file that holds [`Self::endpoints`], for [`crate::ENDPOINTS_VARIABLE`].
+    #[must_use]
+    pub fn endpoints_file(&self) -> &Path {
+        &self.endpoints_file
+    }
+
+    /// Ends the servers and removes their data, as dropping does, without blocking the caller's runtime.
+    pub async fn stop(self) {
+        // A panic in a drop has been reported already.
+        let _ = tokio::task::spawn_blocking(move || drop(self)).await;
+    }
+}

@@ -1,0 +1,4 @@
+//! The one test binary: a module per stage of a change's way. Run it with `cargo xtask test`.
+
+mod examples;
+mod producer;

@@ -1,0 +1,67 @@
+//! `cargo xtask check`: what has to hold besides the tests.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use postbound_testbed::packages;
+use tokio::process::Command;
+
+use crate::commands::{self, cargo, target};
+
+pub(crate) async fn run() -> Result<ExitCode> {
+    let deny = cargo_deny().await?;
+    let mut failed = Vec::new();
+    for (name, command) in [
+        ("fmt", with(cargo(), &["fmt", "--all", "--check"])),
+        ("clippy", with(cargo(), &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),
+        ("doc", doc()),
+        ("deny", policy(&deny)),
+    ] {
+        eprintln!("check: {name}");
+        if !commands::run(command).await?.success() {
+            failed.push(name);
+        }
+    }
+    if failed.is_empty() {
+        eprintln!("check: all good");
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("check: failed: {}", failed.join(", "));
+    Ok(ExitCode::FAILURE)
+}
+
+fn doc() -> Command {
+    let mut doc = with(cargo(), &["doc", "--workspace", "--no-deps"]);
+    doc.env("RUSTDOCFLAGS", "-D warnings");
+    doc
+}
+
+/// Advisories are left out: they need a database from the network, and a new one must not fail an old commit.
+fn policy(deny: &Path) -> Command {
+    let mut command = Command::new(deny);
+    command.current_dir(commands::workspace());
+    with(command, &["--log-level", "error", "check", "bans", "licenses", "sources"])
+}
+
+fn with(mut command: Command, args: &[&str]) -> Command {
+    command.args(args);
+    command
+}
+
+/// Finds cargo-deny in `PATH` or among our own tools, where it is installed if it is missing.
+async fn cargo_deny() -> Result<PathBuf> {
+    let tools = target().join("tools");
+    let own = tools.join("bin/cargo-deny");
+    if let Some(found) = packages::program("cargo-deny").or_else(|| own.is_file().then(|| own.clone())) {
+        return Ok(found);
+    }
+    eprintln!("check: installing cargo-deny, once");
+    let mut install = cargo();
+    install.args(["install", "cargo-deny", "--locked", "--debug", "--root"]).arg(&tools);
+    let target_dir: OsString = tools.join("build").into();
+    install.arg("--target-dir").arg(target_dir);
+    ensure!(commands::run(install).await?.success(), "cannot install cargo-deny");
+    Ok(own)
+}

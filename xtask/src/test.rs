@@ -1,0 +1,58 @@
+//! `cargo xtask test`: the whole suite, with the servers it needs.
+
+use std::ffi::OsString;
+use std::process::{ExitCode, ExitStatus};
+
+use anyhow::Result;
+use postbound_testbed::{ENDPOINTS_VARIABLE, Options, Services};
+
+use crate::commands::{self, asked_to_stop, cargo, target};
+
+/// The environment variable that holds the path of the `postbound` program under test.
+const BINARY_VARIABLE: &str = "POSTBOUND_BIN";
+
+/// What goes to `cargo test` as it is.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Arguments for `cargo test`; with any of `-p`, `--package` or `--workspace` they choose the packages
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
+    let mut build = cargo();
+    // With the features of the whole workspace, as the tests will have them: or every dependency is built twice.
+    build.args(["build", "--workspace", "--bin", "postbound"]);
+    let built = commands::run(build).await?;
+    if !built.success() {
+        return Ok(exit_code(built));
+    }
+    let services = tokio::select! {
+        services = Services::start(Options::default()) => services?,
+        signal = asked_to_stop() => return signal.map(|_| ExitCode::FAILURE),
+    };
+    let mut test = cargo();
+    test.arg("test");
+    if !chooses_packages(&arguments.args) {
+        test.arg("--workspace");
+    }
+    test.args(&arguments.args)
+        .env(ENDPOINTS_VARIABLE, services.endpoints_file())
+        .env(BINARY_VARIABLE, target().join("debug/postbound"));
+    let tested = commands::run(test).await;
+    services.stop().await;
+    tested.map(exit_code)
+}
+
+fn chooses_packages(args: &[OsString]) -> bool {
+    args.iter()
+        .filter_map(|arg| arg.to_str())
+        .take_while(|arg| *arg != "--")
+        .any(|arg| ["-p", "--package", "--workspace"].iter().any(|choice| arg.starts_with(choice)))
+}
+
+fn exit_code(status: ExitStatus) -> ExitCode {
+    // A status without a code is a death by signal, which shells tell as 128 and more.
+    let code = status.code().unwrap_or(130);
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}
