@@ -140,6 +140,7 @@ begin
     end if;
     execute format('create table postbound.%I (like postbound.change_log including all)', name);
     execute format('alter table postbound.%I owner to postbound_relay', name);
+    execute format('grant select on postbound.%I to postbound_operator', name);
     execute format('alter table postbound.change_log attach partition postbound.%I for values from (%L) to (%L)',
                    name, lower_bound, upper_bound);
     return true;

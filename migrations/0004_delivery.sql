@@ -132,8 +132,13 @@ comment on column postbound.user_state.data is 'The state. A delete keeps the la
 -- 1:1: sees nothing: the stream starts with the oldest row of the log.
 insert into postbound.stream_cursor (stream, done_snapshot) values ('user_state', '1:1:');
 
+-- Every process asks which migration the database is at before it begins.
+grant select on postbound.migrations to postbound_relay, postbound_worker, postbound_operator, postbound_viewer;
+-- Every role asks which version the schema has before it starts.
+grant select on postbound.migrations to postbound_relay, postbound_worker, postbound_viewer;
 grant select on postbound.target, postbound.tenant to postbound_relay, postbound_worker;
 grant select on postbound.worker, postbound.partition_lease to postbound_relay;
+grant delete on postbound.worker to postbound_relay;  -- it sweeps the rows of long-dead workers
 grant select, update on postbound.stream_cursor, postbound.relay_lease to postbound_relay;
 grant select, insert, update on postbound.user_state to postbound_relay;
 grant select, delete on postbound.event_key to postbound_relay;

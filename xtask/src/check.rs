@@ -1,6 +1,5 @@
 //! `cargo xtask check`: what has to hold besides the tests.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -60,8 +59,6 @@ async fn cargo_deny() -> Result<PathBuf> {
     eprintln!("check: installing cargo-deny, once");
     let mut install = cargo();
     install.args(["install", "cargo-deny", "--locked", "--debug", "--root"]).arg(&tools);
-    let target_dir: OsString = tools.join("build").into();
-    install.arg("--target-dir").arg(target_dir);
     ensure!(commands::run(install).await?.success(), "cannot install cargo-deny");
     Ok(own)
 }

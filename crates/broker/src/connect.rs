@@ -72,8 +72,15 @@ impl From<lapin::Error> for BrokerError {
 #[derive(Clone)]
 pub struct Broker {
     uri: AMQPUri,
-    tls: Arc<(Option<String>, Option<(Vec<u8>, Vec<u8>)>)>,
+    tls: Arc<Certificates>,
     connect_timeout: Duration,
+}
+
+/// PEM contents of the certificate files.
+struct Certificates {
+    ca: Option<String>,
+    /// Certificate and key.
+    identity: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 /// One connection, and what RabbitMQ says of it as a whole.
@@ -102,7 +109,11 @@ impl Broker {
             Some((certificate, key)) => Some((read(certificate)?, read(key)?)),
             None => None,
         };
-        Ok(Self { uri, tls: Arc::new((ca, identity)), connect_timeout: options.connect_timeout })
+        Ok(Self {
+            uri,
+            tls: Arc::new(Certificates { ca, identity }),
+            connect_timeout: options.connect_timeout,
+        })
     }
 
     /// Connects. `name` is what RabbitMQ's management shows. Publish and consume on links of their own: a broker
@@ -112,7 +123,7 @@ impl Broker {
     /// When there is no connection in time.
     pub async fn connect(&self, name: &str) -> Result<Link, BrokerError> {
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let (ca, identity) = &*self.tls;
+        let Certificates { ca, identity } = &*self.tls;
         let tls = OwnedTLSConfig {
             identity: identity.as_ref().map(|(certificate, key)| OwnedIdentity::PKCS8 {
                 pem: certificate.clone(),

@@ -133,6 +133,26 @@ impl Link {
         Ok(state)
     }
 
+    /// Whether an exchange is there, without changing anything.
+    ///
+    /// # Errors
+    /// When RabbitMQ cannot be asked; not when the exchange is missing.
+    pub async fn exchange_exists(&self, exchange: &str) -> Result<bool, BrokerError> {
+        let channel = self.channel().await?;
+        let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
+        match channel
+            .exchange_declare(exchange.into(), ExchangeKind::Direct, options, FieldTable::default())
+            .await
+        {
+            Ok(()) => {
+                close(&channel).await;
+                Ok(true)
+            }
+            Err(error) if is_soft(&error, AMQPSoftError::NOTFOUND) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Deletes a queue, only if it is empty and nobody consumes it. False: it is in use, or holds messages.
     ///
     /// # Errors

@@ -1,11 +1,11 @@
 use crate::{
     args::{Common, ConfigCommand},
     exit::{Exit, failed},
+    output::print,
     roles,
 };
 
 /// `postbound config check`
-#[expect(clippy::print_stdout, reason = "the answer of a command")]
 pub(crate) fn run(common: &Common, command: &ConfigCommand) -> Result<Exit, Exit> {
     let ConfigCommand::Check { json } = command;
     let config = roles::configuration(common)?;
@@ -15,16 +15,16 @@ pub(crate) fn run(common: &Common, command: &ConfigCommand) -> Result<Exit, Exit
         return Err(Exit::Configuration(unreadable.join("\n")));
     }
     if *json {
-        println!("{}", serde_json::to_string_pretty(&config).map_err(failed)?);
+        print(serde_json::to_string_pretty(&config).map_err(failed)?);
         return Ok(Exit::Done);
     }
     for warning in config.warnings() {
-        println!("warning: {warning}");
+        print(format!("warning: {warning}"));
     }
     let targets: Vec<_> = config.enabled_targets().map(|target| target.name.as_str()).collect();
-    println!(
+    print(format!(
         "the configuration is good; targets: {}",
         if targets.is_empty() { "none".to_owned() } else { targets.join(", ") }
-    );
+    ));
     Ok(Exit::Done)
 }

@@ -18,6 +18,7 @@ mod targets;
 use crate::{
     args::Common,
     exit::{Exit, failed},
+    output::print,
     roles,
 };
 use finding::{Finding, Level, render};
@@ -30,12 +31,11 @@ use std::{fmt::Display, time::Duration};
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `postbound doctor`
-#[expect(clippy::print_stdout, reason = "the answer of a command")]
 pub(crate) async fn run(common: &Common, json: bool) -> Result<Exit, Exit> {
     let config = roles::configuration(common)?;
     let findings = Box::pin(examine(&config)).await;
     if json {
-        println!("{}", serde_json::to_string_pretty(&findings).map_err(failed)?);
+        print(serde_json::to_string_pretty(&findings).map_err(failed)?);
     } else {
         print!("{}", render(&findings));
     }

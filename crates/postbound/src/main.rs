@@ -5,6 +5,7 @@ mod config_check;
 mod doctor;
 mod exit;
 mod migrate;
+mod output;
 mod receiver;
 mod relay;
 mod roles;

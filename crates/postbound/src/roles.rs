@@ -28,7 +28,12 @@ pub(crate) fn start_logging(config: &Config) -> Result<(), Exit> {
         LogFormat::Human => postbound_telemetry::LogFormat::Human,
         LogFormat::Json => postbound_telemetry::LogFormat::Json,
     };
-    init_logging(&config.telemetry.log, format).map_err(failed)?;
+    // lapin logs what it also returns, and we log that where it is handled.
+    let filter = match config.telemetry.log.contains("lapin") {
+        true => config.telemetry.log.clone(),
+        false => format!("{},lapin=off", config.telemetry.log),
+    };
+    init_logging(&filter, format).map_err(failed)?;
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }

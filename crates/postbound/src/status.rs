@@ -1,6 +1,7 @@
 use crate::{
     args::Common,
     exit::{Exit, failed},
+    output::print,
     roles,
 };
 use comfy_table::{Table, presets::NOTHING};
@@ -8,15 +9,14 @@ use postbound_store::Snapshot;
 use std::collections::BTreeMap;
 
 /// `postbound status`
-#[expect(clippy::print_stdout, reason = "the answer of a command")]
 pub(crate) async fn run(common: &Common, json: bool) -> Result<Exit, Exit> {
     let config = roles::configuration(common)?;
     let store = roles::migrated_store(&config, "postbound status").await?;
     let status = store.status().await.map_err(failed)?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&status).map_err(failed)?);
+        print(serde_json::to_string_pretty(&status).map_err(failed)?);
     } else {
-        println!("{}", render(&status));
+        print(render(&status));
     }
     Ok(Exit::Done)
 }

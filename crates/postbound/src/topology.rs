@@ -1,6 +1,7 @@
 use crate::{
     args::{Common, TopologyCommand},
     exit::{Exit, failed},
+    output::print,
     roles,
 };
 use postbound_broker::{Link, QueueBounds, QueueState, TargetNames};
@@ -25,10 +26,9 @@ pub(crate) async fn run(common: &Common, command: &TopologyCommand) -> Result<Ex
     exit
 }
 
-#[expect(clippy::print_stdout, reason = "the answer of a command")]
 async fn apply(config: &Config, store: &Store, link: &Link, prune: bool) -> Result<Exit, Exit> {
     for warning in config.warnings() {
-        println!("warning: {warning}");
+        print(format!("warning: {warning}"));
     }
     let registered = store.registered_targets().await.map_err(failed)?;
     for target in config.enabled_targets() {
@@ -41,9 +41,9 @@ async fn apply(config: &Config, store: &Store, link: &Link, prune: bool) -> Resu
         if prune {
             retire(store, link, gone).await?;
         } else {
-            println!(
+            print(format!(
                 "{name}: registered, but not in the configuration; retire it with: postbound topology apply --prune"
-            );
+            ));
         }
     }
     Ok(Exit::Done)
@@ -53,7 +53,6 @@ fn is_wanted(config: &Config, known: &RegisteredTarget) -> bool {
     config.enabled_targets().any(|target| target.name == known.registration.name)
 }
 
-#[expect(clippy::print_stdout, reason = "the answer of a command")]
 async fn apply_target(
     config: &Config,
     store: &Store,
@@ -80,20 +79,19 @@ async fn apply_target(
     // Queues first: a registered target is published to at once.
     let declared = link.declare_target(&names, registration.partitions, bounds).await.map_err(failed)?;
     let new = store.register_target(registration).await.map_err(failed)?;
-    println!("{name}: {} queues created, {} were there", declared.created.len(), declared.existing);
+    print(format!("{name}: {} queues created, {} were there", declared.created.len(), declared.existing));
     // The dead-letter queue's loss is not the partitions'.
     let vanished = declared.created.iter().filter(|queue| **queue != names.dead_queue()).count();
     if !new && vanished > 0 {
         store.rewind_cursor(name).await.map_err(failed)?;
-        println!(
+        print(format!(
             "{name}: {vanished} queues had vanished with what was in them; the log is published again from its oldest row \
              (what the target holds already is not sent again)"
-        );
+        ));
     }
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "the answer of a command")]
 async fn retire(store: &Store, link: &Link, gone: &RegisteredTarget) -> Result<(), Exit> {
     let name = &gone.registration.name;
     store.retire_target(name).await.map_err(failed)?;
@@ -103,9 +101,9 @@ async fn retire(store: &Store, link: &Link, gone: &RegisteredTarget) -> Result<(
         let deleted = link.delete_queue_if_empty(&names.queue(partition)).await.map_err(failed)?;
         kept += u16::from(!deleted);
     }
-    println!(
+    print(format!(
         "{name}: retired; {kept} queues that are not empty, or in use, and the dead-letter queue are kept"
-    );
+    ));
     Ok(())
 }
 
@@ -130,7 +128,6 @@ impl From<QueueState> for QueueRow {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the answer of a command")]
 async fn show(store: &Store, link: &Link, json: bool) -> Result<Exit, Exit> {
     let mut shown = Vec::new();
     for target in
@@ -146,7 +143,7 @@ async fn show(store: &Store, link: &Link, json: bool) -> Result<Exit, Exit> {
     }
     let missing = shown.iter().flat_map(|target| &target.queues).any(|queue: &QueueRow| !queue.exists);
     if json {
-        println!("{}", serde_json::to_string_pretty(&shown).map_err(failed)?);
+        print(serde_json::to_string_pretty(&shown).map_err(failed)?);
     } else {
         let mut table = comfy_table::Table::new();
         table.load_preset(comfy_table::presets::NOTHING).set_header(["queue", "messages", "consumers", ""]);
@@ -154,7 +151,7 @@ async fn show(store: &Store, link: &Link, json: bool) -> Result<Exit, Exit> {
             let note = if queue.exists { "" } else { "MISSING: postbound topology apply" };
             table.add_row([&queue.queue, &queue.messages.to_string(), &queue.consumers.to_string(), note]);
         }
-        println!("{table}");
+        print(table.to_string());
     }
     Ok(if missing { Exit::Findings } else { Exit::Done })
 }

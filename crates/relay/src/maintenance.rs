@@ -14,7 +14,7 @@ pub(crate) async fn keep_maintained(store: Store, settings: RelaySettings, stop:
         match maintain(&store, &settings).await {
             Ok(done) => report(&done),
             Err(error) => {
-                tracing::error!(error = %error, "maintenance of the change log failed; trying again")
+                tracing::error!(error = %error, "maintenance of the change log failed; trying again");
             }
         }
         if let Ok(days) = store.log_partition_days_ahead().await {

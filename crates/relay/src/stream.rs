@@ -108,7 +108,7 @@ impl Session {
                 () = stop.cancelled() => return Ok(()),
                 () = link.lost() => return Err(Interrupted::ConnectionLost),
                 settled = self.publisher.next() => { let (id, verdict) = settled?; self.settled(id, verdict); }
-                page = next_page(&mut self.window), if room => self.take_page(page?)?,
+                page = next_page(&mut self.window), if room => self.take_page(&page?)?,
                 () = self.context.pulse.changed(), if self.window.is_none() => self.look().await?,
                 () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => {}
                 () = sleep_until(self.save_at.unwrap_or_else(Instant::now)), if self.save_at.is_some() => {
@@ -144,7 +144,7 @@ impl Session {
         Ok(())
     }
 
-    fn take_page(&mut self, page: Page) -> Result<(), Interrupted> {
+    fn take_page(&mut self, page: &Page) -> Result<(), Interrupted> {
         for row in &page.rows {
             if !wants(&self.target, row) {
                 continue;

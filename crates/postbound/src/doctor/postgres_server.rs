@@ -154,13 +154,13 @@ struct OldTransactions {
 async fn old_transactions(store: &Store) -> Result<OldTransactions, StoreError> {
     let found = sqlx::query_as(
         "-- doctor_old_transactions
-        select format('pid %s, %s since %s min', pid, state, (extract(epoch from clock_timestamp() - xact_start) / 60)::bigint),
+        select format('pid %s, %s, %s min old', pid, state, (extract(epoch from clock_timestamp() - xact_start) / 60)::bigint),
                format('select pg_terminate_backend(%s)', pid)
         from pg_stat_activity
         where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()
           and xact_start < clock_timestamp() - $1 * interval '1 second'
         union all
-        select format('prepared %L since %s min', gid, (extract(epoch from clock_timestamp() - prepared) / 60)::bigint),
+        select format('prepared %L, %s min old', gid, (extract(epoch from clock_timestamp() - prepared) / 60)::bigint),
                format('rollback prepared %L', gid)
         from pg_prepared_xacts
         where database = current_database() and prepared < clock_timestamp() - $1 * interval '1 second'",

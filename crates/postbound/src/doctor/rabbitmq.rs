@@ -5,6 +5,8 @@ use postbound_config::Config;
 use postbound_store::RegisteredTarget;
 
 const CHECK: &str = "rabbitmq";
+const QUEUES: &str = "queues";
+const DEAD_LETTERS: &str = "dead-letters";
 
 /// Whether RabbitMQ can be reached; with a connection, if so.
 pub(super) async fn connect(config: &Config) -> (Vec<Finding>, Option<Link>) {
@@ -35,6 +37,7 @@ pub(super) async fn check_queues(
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
     for target in targets {
+        findings.extend(missing_exchanges(link, target).await);
         match Queues::look(link, target).await {
             Ok(queues) => {
                 let serving = workers.serving(&queues.target);
@@ -43,9 +46,24 @@ pub(super) async fn check_queues(
             Err(why) => {
                 let what = format!("{}: {why}", target.registration.name);
                 findings.push(
-                    Finding::problem("queues", what).mend("see RabbitMQ's log; rabbitmq-diagnostics status"),
+                    Finding::problem(QUEUES, what).mend("see RabbitMQ's log; rabbitmq-diagnostics status"),
                 );
             }
+        }
+    }
+    // One check after the other, each by target.
+    findings.sort_by_key(|finding| finding.check == DEAD_LETTERS);
+    findings
+}
+
+/// An exchange that is gone: the relay cannot publish, the workers cannot dead-letter.
+async fn missing_exchanges(link: &Link, target: &RegisteredTarget) -> Vec<Finding> {
+    let names = TargetNames::new(target.registration.name.clone(), target.generation);
+    let mut findings = Vec::new();
+    for exchange in [names.exchange(), TargetNames::dead_exchange().to_owned()] {
+        if let Ok(false) = within(link.exchange_exists(&exchange)).await {
+            let what = format!("{}: exchange {exchange} is missing", names.target());
+            findings.push(Finding::problem(QUEUES, what).mend("postbound topology apply"));
         }
     }
     findings
@@ -83,7 +101,7 @@ impl Queues {
         let waiting: u64 = self.partitions.iter().map(|queue| u64::from(queue.messages)).sum();
         let well = || {
             let queues = count(self.partitions.len(), "queue");
-            Finding::ok("queues", format!("{}: {queues}, {waiting} messages wait", self.target))
+            Finding::ok(QUEUES, format!("{}: {queues}, {waiting} messages wait", self.target))
         };
         let mut findings = if findings.is_empty() { vec![well()] } else { findings };
         findings.extend(self.dead_letters());
@@ -96,7 +114,7 @@ impl Queues {
         let (gone, names) = (count(missing.len(), "queue"), some_of(&missing));
         (!missing.is_empty()).then(|| {
             let what = format!("{}: {gone} missing, what should go there waits: {names}", self.target);
-            Finding::problem("queues", what).mend("postbound topology apply")
+            Finding::problem(QUEUES, what).mend("postbound topology apply")
         })
     }
 
@@ -115,7 +133,7 @@ impl Queues {
             }
             _ => format!("postbound worker --target {target}"),
         };
-        Some(Finding::problem("queues", what).mend(mend))
+        Some(Finding::problem(QUEUES, what).mend(mend))
     }
 
     fn full(&self, messages_max: u64) -> Option<Finding> {
@@ -129,7 +147,7 @@ impl Queues {
                 count(full.len(), "queue"),
                 some_of(&names)
             );
-            Finding::warning("queues", what).mend("see why the target is slow; postbound status")
+            Finding::warning(QUEUES, what).mend("see why the target is slow; postbound status")
         })
     }
 
@@ -139,8 +157,8 @@ impl Queues {
         }
         let QueueState { name, messages, .. } = &self.dead;
         Some(match messages {
-            0 => Finding::ok("dead-letters", format!("{}: none", self.target)),
-            _ => Finding::warning("dead-letters", format!("{}: {messages} in {name}", self.target))
+            0 => Finding::ok(DEAD_LETTERS, format!("{}: none", self.target)),
+            _ => Finding::warning(DEAD_LETTERS, format!("{}: {messages} in {name}", self.target))
                 .mend("the headers of each say why; a newer change of the same user settles it by itself"),
         })
     }
