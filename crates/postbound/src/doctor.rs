@@ -37,7 +37,7 @@ pub(crate) async fn run(common: &Common, json: bool) -> Result<Exit, Exit> {
     if json {
         print(serde_json::to_string_pretty(&findings).map_err(failed)?);
     } else {
-        print!("{}", render(&findings));
+        print(render(&findings).trim_end());
     }
     let sick = findings.iter().any(|finding| finding.level == Level::Problem);
     Ok(if sick { Exit::Findings } else { Exit::Done })
