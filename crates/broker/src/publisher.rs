@@ -9,25 +9,26 @@ use std::{
     collections::{HashSet, VecDeque},
     future::Future,
     pin::Pin,
+    sync::Arc,
 };
 
 /// Message headers: name and value, both text.
 pub type Headers = Vec<(&'static str, String)>;
 
 /// A message to be published.
-pub struct Message<'a> {
+pub struct Message {
     /// Exchange to publish to.
-    pub exchange: &'a str,
+    pub exchange: String,
     /// Routing key.
-    pub routing_key: &'a str,
+    pub routing_key: String,
     /// `content_type` property.
-    pub content_type: &'a str,
+    pub content_type: &'static str,
     /// Names the message among those of this publisher that are not yet confirmed.
     pub id: u64,
     /// Headers.
     pub headers: Headers,
     /// The body.
-    pub body: &'a [u8],
+    pub body: Arc<[u8]>,
 }
 
 /// What RabbitMQ did with a message.
@@ -68,34 +69,15 @@ impl Publisher {
         self.waiting.len() + self.settled.len()
     }
 
-    /// Hands a message to the connection; it does not wait for the confirm.
+    /// Takes a message to be published; it goes out while [`Publisher::next`] is awaited, in no order with others.
     ///
-    /// # Errors
-    /// When the channel is gone.
-    pub async fn publish(&mut self, message: Message<'_>) -> Result<(), BrokerError> {
-        let mut headers = FieldTable::default();
-        for (name, value) in message.headers {
-            headers.insert(name.into(), AMQPValue::LongString(value.into()));
-        }
-        let properties = BasicProperties::default()
-            .with_content_type(message.content_type.into())
-            .with_delivery_mode(2)
-            .with_message_id(message.id.to_string().into())
-            .with_headers(headers);
-        let options = BasicPublishOptions { mandatory: true, immediate: false };
-        let confirm = self
-            .channel
-            .basic_publish(
-                message.exchange.into(),
-                message.routing_key.into(),
-                options,
-                message.body,
-                properties,
-            )
-            .await?;
-        let id = message.id;
-        self.waiting.push(Box::pin(async move { (id, confirm.await) }));
-        Ok(())
+    /// It does not wait: a connection that RabbitMQ has blocked takes nothing, and its owner must see that.
+    pub fn publish(&mut self, message: Message) {
+        let channel = self.channel.clone();
+        self.waiting.push(Box::pin(async move {
+            let id = message.id;
+            (id, send(channel, message).await)
+        }));
     }
 
     /// The next message that is settled; pending for ever while none is under way. Safe to drop and call again.
@@ -141,6 +123,21 @@ impl Publisher {
         }));
         Ok(())
     }
+}
+
+async fn send(channel: Channel, message: Message) -> lapin::Result<Confirmation> {
+    let mut headers = FieldTable::default();
+    for (name, value) in message.headers {
+        headers.insert(name.into(), AMQPValue::LongString(value.into()));
+    }
+    let properties = BasicProperties::default()
+        .with_content_type(message.content_type.into())
+        .with_delivery_mode(2)
+        .with_message_id(message.id.to_string().into())
+        .with_headers(headers);
+    let options = BasicPublishOptions { mandatory: true, immediate: false };
+    let (exchange, key) = (message.exchange.into(), message.routing_key.into());
+    channel.basic_publish(exchange, key, options, &message.body, properties).await?.await
 }
 
 fn message_id(properties: &BasicProperties) -> Option<u64> {

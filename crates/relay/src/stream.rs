@@ -40,6 +40,8 @@ pub(crate) struct Session {
     names: TargetNames,
     publisher: Publisher,
     blocked: watch::Receiver<bool>,
+    /// When RabbitMQ was last seen to block us; no confirm is due from before then.
+    blocked_at: Option<Instant>,
     slots: Vec<Slot>,
     buffered: usize,
     cursor: Cursor,
@@ -71,6 +73,7 @@ pub(crate) async fn run_session(
         names,
         publisher,
         blocked,
+        blocked_at: None,
         slots,
         buffered: 0,
         cursor,
@@ -99,7 +102,7 @@ impl Session {
         }
         let mut confirm_check = tokio::time::interval(Duration::from_secs(1));
         loop {
-            self.publish_due().await?;
+            self.publish_due();
             self.close_finished_window();
             self.report();
             let retry_at = self.slots.iter().filter_map(Slot::retry_at).min();
@@ -114,7 +117,7 @@ impl Session {
                 () = sleep_until(self.save_at.unwrap_or_else(Instant::now)), if self.save_at.is_some() => {
                     self.save().await?;
                 }
-                _ = confirm_check.tick() => self.check_confirms()?,
+                _ = confirm_check.tick() => { self.check_confirms()?; self.check_rewound().await?; }
             }
         }
     }
@@ -157,28 +160,24 @@ impl Session {
         Ok(())
     }
 
-    async fn publish_due(&mut self) -> Result<(), Interrupted> {
+    fn publish_due(&mut self) {
         if *self.blocked.borrow() {
-            return Ok(());
+            return;
         }
         let settings = &self.context.settings;
         let limits = MessageLimits { events: settings.message_events_max, bytes: settings.message_bytes_max };
         let now = Instant::now();
-        let exchange = self.names.exchange();
         for (partition, slot) in self.slots.iter_mut().enumerate() {
             let Some(message) = slot.take_due(now, limits) else { continue };
-            let partition = partition as u16;
-            let outgoing = OutgoingMessage {
-                exchange: &exchange,
-                routing_key: &self.names.routing_key(partition),
+            self.publisher.publish(OutgoingMessage {
+                exchange: self.names.exchange(),
+                routing_key: self.names.routing_key(partition as u16),
                 content_type: BATCH_CONTENT_TYPE,
-                id: u64::from(partition),
+                id: partition as u64,
                 headers: Headers::new(),
-                body: &message.body,
-            };
-            self.publisher.publish(outgoing).await?;
+                body: message.body,
+            });
         }
-        Ok(())
     }
 
     /// The message's id is its partition: there is one at most.
@@ -249,14 +248,25 @@ impl Session {
         let blocked = *self.blocked.borrow();
         self.gauges.blocked.set(f64::from(u8::from(blocked)));
         if blocked {
+            self.blocked_at = Some(Instant::now());
             self.context.component.standby("RabbitMQ has blocked publishing (memory or disk alarm)");
             return Ok(());
         }
         let oldest = self.slots.iter().filter_map(Slot::unconfirmed_since).min();
         let timeout = self.context.settings.confirm_timeout;
         match oldest {
-            Some(since) if since.elapsed() > timeout => Err(Interrupted::Unconfirmed(timeout)),
+            Some(since) if self.blocked_at.map_or(since, |at| at.max(since)).elapsed() > timeout => {
+                Err(Interrupted::Unconfirmed(timeout))
+            }
             _ => Ok(()),
+        }
+    }
+
+    /// An idle stream moves no cursor, so it has to ask whether an operator has rewound it.
+    async fn check_rewound(&self) -> Result<(), Interrupted> {
+        match self.context.store.cursor_rewinds(&self.target.name).await? {
+            Some(rewinds) if rewinds == self.cursor.rewinds => Ok(()),
+            _ => Err(Interrupted::Fenced(self.target.name.clone())),
         }
     }
 

@@ -1,7 +1,7 @@
 use crate::retry::reconnect_pauses;
 use postbound_broker::{Broker, BrokerError, Headers, OutgoingMessage, Publisher, TargetNames, Verdict};
 use postbound_event::{BATCH_CONTENT_TYPE, BatchBuilder, Event, EventHeader};
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
 
 /// The worker's way into the dead-letter queues: confirmed, on a connection of its own.
@@ -13,7 +13,7 @@ pub(crate) struct DeadLetters {
 struct Letter {
     names: TargetNames,
     headers: Headers,
-    body: Vec<u8>,
+    body: Arc<[u8]>,
     confirmed: oneshot::Sender<()>,
 }
 
@@ -38,7 +38,7 @@ impl DeadLetters {
         body: Vec<u8>,
     ) -> Result<(), NotConfirmed> {
         let (confirmed, wait) = oneshot::channel();
-        let letter = Letter { names: names.clone(), headers, body, confirmed };
+        let letter = Letter { names: names.clone(), headers, body: body.into(), confirmed };
         self.letters.send(letter).await.map_err(|_| NotConfirmed)?;
         wait.await.map_err(|_| NotConfirmed)
     }
@@ -94,13 +94,13 @@ async fn session(
     let mut publisher = Publisher::open(&link).await?;
     let mut next_id = waiting.keys().max().map_or(0, |id| id + 1);
     for (id, letter) in waiting.iter() {
-        publish(&mut publisher, *id, letter).await?;
+        publish(&mut publisher, *id, letter);
     }
     loop {
         tokio::select! {
             letter = queue.recv() => {
                 let Some(letter) = letter else { return Ok(()) };
-                publish(&mut publisher, next_id, &letter).await?;
+                publish(&mut publisher, next_id, &letter);
                 waiting.insert(next_id, letter);
                 next_id += 1;
             }
@@ -120,15 +120,13 @@ async fn session(
     }
 }
 
-async fn publish(publisher: &mut Publisher, id: u64, letter: &Letter) -> Result<(), BrokerError> {
-    publisher
-        .publish(OutgoingMessage {
-            exchange: TargetNames::dead_exchange(),
-            routing_key: letter.names.dead_routing_key(),
-            content_type: BATCH_CONTENT_TYPE,
-            id,
-            headers: letter.headers.clone(),
-            body: &letter.body,
-        })
-        .await
+fn publish(publisher: &mut Publisher, id: u64, letter: &Letter) {
+    publisher.publish(OutgoingMessage {
+        exchange: TargetNames::dead_exchange().to_owned(),
+        routing_key: letter.names.dead_routing_key().to_owned(),
+        content_type: BATCH_CONTENT_TYPE,
+        id,
+        headers: letter.headers.clone(),
+        body: Arc::clone(&letter.body),
+    });
 }
