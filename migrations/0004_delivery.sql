@@ -137,8 +137,9 @@ grant select on postbound.migrations to postbound_relay, postbound_worker, postb
 -- Every role asks which version the schema has before it starts.
 grant select on postbound.migrations to postbound_relay, postbound_worker, postbound_viewer;
 grant select on postbound.target, postbound.tenant to postbound_relay, postbound_worker;
-grant select on postbound.worker, postbound.partition_lease to postbound_relay;
-grant delete on postbound.worker to postbound_relay;  -- it sweeps the rows of long-dead workers
+-- Delete: the relay sweeps rows of workers long dead.
+grant select, delete on postbound.worker to postbound_relay;
+grant select on postbound.partition_lease to postbound_relay;
 grant select, update on postbound.stream_cursor, postbound.relay_lease to postbound_relay;
 grant select, insert, update on postbound.user_state to postbound_relay;
 grant select, delete on postbound.event_key to postbound_relay;
