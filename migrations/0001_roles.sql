@@ -14,7 +14,8 @@ begin
         end;
     end loop;
     -- Tables handed to the relay (see 0002) can only be handed over by a member.
-    if not pg_has_role(current_user, 'postbound_relay', 'member') then
+    -- Usage, not membership: who creates a role is a member without the right to use it, from PostgreSQL 16 on.
+    if not pg_has_role(current_user, 'postbound_relay', 'usage') then
         execute format('grant postbound_relay to %I', current_user);
     end if;
 end

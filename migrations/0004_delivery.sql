@@ -134,8 +134,6 @@ insert into postbound.stream_cursor (stream, done_snapshot) values ('user_state'
 
 -- Every process asks which migration the database is at before it begins.
 grant select on postbound.migrations to postbound_relay, postbound_worker, postbound_operator, postbound_viewer;
--- Every role asks which version the schema has before it starts.
-grant select on postbound.migrations to postbound_relay, postbound_worker, postbound_viewer;
 grant select on postbound.target, postbound.tenant to postbound_relay, postbound_worker;
 -- Delete: the relay sweeps rows of workers long dead.
 grant select, delete on postbound.worker to postbound_relay;

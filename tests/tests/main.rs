@@ -1,4 +1,5 @@
 //! The one test binary: a module per stage of a change's way. Run it with `cargo xtask test`.
 
+mod delivery;
 mod examples;
 mod producer;

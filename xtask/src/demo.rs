@@ -66,19 +66,31 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     };
     let mut stage = Stage::new(services)?;
     let outcome = perform(&mut stage, &arguments, &clock).await;
-    if !matches!(outcome, Ok(ExitCode::SUCCESS)) {
+    if matches!(outcome, Ok(Ending::Unequal) | Err(_)) {
         stage.keep_logs()?;
     }
     eprintln!("demo: stopping");
     let drained = stage.clear().await;
-    let code = outcome?;
-    drained.map(|()| code)
+    let ending = outcome?;
+    drained?;
+    Ok(if ending == Ending::Equal { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What a demo came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// Every target equals the source.
+    Equal,
+    /// Some target does not.
+    Unequal,
+    /// It was stopped before that was known.
+    Stopped,
 }
 
 /// The dev profile: it shares its dependencies with this program, and is there minutes before an optimised one.
 async fn build() -> Result<()> {
     let mut build = cargo();
-    build.args(["build", "--package", "postbound"]);
+    build.args(["build", "--bin", "postbound"]);
     ensure!(commands::run(build).await?.success(), "postbound does not build");
     Ok(())
 }
@@ -91,11 +103,11 @@ async fn start_services() -> Result<Option<Services>> {
 }
 
 /// Everything between the start of the servers and their end.
-async fn perform(stage: &mut Stage, arguments: &Arguments, clock: &Clock) -> Result<ExitCode> {
+async fn perform(stage: &mut Stage, arguments: &Arguments, clock: &Clock) -> Result<Ending> {
     let mut stop = pin!(asked_to_stop());
     let shown = tokio::select! {
         shown = show(stage, arguments, clock) => shown?,
-        signal = &mut stop => return signal.map(|_| ExitCode::FAILURE),
+        signal = &mut stop => return signal.map(|_| Ending::Stopped),
     };
     if !arguments.once {
         println!("\n{}", stage.invitation());
@@ -104,11 +116,11 @@ async fn perform(stage: &mut Stage, arguments: &Arguments, clock: &Clock) -> Res
             signal = &mut stop => drop::<Signal>(signal?),
         }
     }
-    Ok(if shown { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(shown)
 }
 
-/// Starts Postbound, lets users change and waits until that has arrived; says whether everything has.
-async fn show(stage: &mut Stage, arguments: &Arguments, clock: &Clock) -> Result<bool> {
+/// Starts Postbound, lets users change and waits until that has arrived; says whether it has.
+async fn show(stage: &mut Stage, arguments: &Arguments, clock: &Clock) -> Result<Ending> {
     let site = stage.set(&target().join("debug/postbound")).await?;
     eprintln!("demo: up after {:.1} s: a relay, 2 workers, 2 receivers", clock.elapsed().as_secs_f64());
     let changes = arguments.changes.unwrap_or(arguments.users.saturating_mul(3));
@@ -129,10 +141,10 @@ async fn show(stage: &mut Stage, arguments: &Arguments, clock: &Clock) -> Result
         if verdict.has_pending() {
             println!("\n{}", site.status().await?);
         }
-        anyhow::Ok(verdict.is_good())
+        anyhow::Ok(if verdict.is_good() { Ending::Equal } else { Ending::Unequal })
     };
     tokio::select! {
-        good = story => good,
+        ending = story => ending,
         ended = play_until_one_ends(&mut stage.processes) => Err(ended),
     }
 }

@@ -21,8 +21,7 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let mut build = cargo();
-    // With the features of the whole workspace, as the tests will have them: or every dependency is built twice.
-    build.args(["build", "--workspace", "--bin", "postbound"]);
+    build.args(["build", "--bin", "postbound"]);
     let built = commands::run(build).await?;
     if !built.success() {
         return Ok(exit_code(built));

@@ -9,6 +9,9 @@ use lapin::{
 use std::{path::PathBuf, str::FromStr as _, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
+/// How long a connection may take to say goodbye.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How to reach RabbitMQ.
 #[derive(Clone)]
 pub struct BrokerOptions {
@@ -188,7 +191,8 @@ impl Link {
     /// Closes the connection; unacknowledged messages go back to their queues in order.
     pub async fn close(self) {
         // A connection that is gone already is as closed as one can wish.
-        let _ = self.connection.close(200, "done".into()).await;
+        // A blocked one writes nothing, this neither; dropping it does the rest.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.connection.close(200, "done".into())).await;
     }
 }
 
@@ -197,6 +201,10 @@ fn watch_blocked(connection: &Connection) -> watch::Receiver<bool> {
     let mut events = Box::pin(connection.events_listener());
     let status = connection.status().clone();
     tokio::spawn(async move {
+        // Events from before there was a listener are not kept.
+        if !status.connected() {
+            return;
+        }
         while let Some(event) = events.next().await {
             match event {
                 Event::ConnectionBlocked(reason) => {

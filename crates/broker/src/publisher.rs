@@ -49,6 +49,8 @@ pub struct Publisher {
     channel: Channel,
     waiting: FuturesUnordered<Waiting>,
     settled: VecDeque<(u64, Verdict)>,
+    /// Messages seen to be returned whose own confirm is still to come.
+    returned: HashSet<u64>,
 }
 
 type Waiting = Pin<Box<dyn Future<Output = (u64, lapin::Result<Confirmation>)> + Send>>;
@@ -61,7 +63,12 @@ impl Publisher {
     pub async fn open(link: &Link) -> Result<Self, BrokerError> {
         let channel = link.channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        Ok(Self { channel, waiting: FuturesUnordered::new(), settled: VecDeque::new() })
+        Ok(Self {
+            channel,
+            waiting: FuturesUnordered::new(),
+            settled: VecDeque::new(),
+            returned: HashSet::new(),
+        })
     }
 
     /// Messages published and not yet settled.
@@ -95,14 +102,14 @@ impl Publisher {
         Ok(self.settled.pop_front().expect("settling adds at least one"))
     }
 
-    /// A returned message rides on whichever confirm completes next, not on its own. It was returned before it was
-    /// confirmed, so of all confirms that are complete by now one carries it: take them together, then decide.
+    /// A returned message rides on whichever confirm completes next, perhaps long before its own. It was returned
+    /// before it was confirmed, so when its own is complete, one that is complete by then has carried it: take them
+    /// together, remember what was returned, then decide.
     fn settle(&mut self, first: (u64, lapin::Result<Confirmation>)) -> Result<(), BrokerError> {
         let mut complete = vec![first];
         while let Some(Some(more)) = self.waiting.next().now_or_never() {
             complete.push(more);
         }
-        let mut unroutable = HashSet::new();
         let mut verdicts = Vec::with_capacity(complete.len());
         for (id, confirmation) in complete {
             let (verdict, returned) = match confirmation? {
@@ -113,14 +120,14 @@ impl Publisher {
                 }
             };
             if let Some(id) = returned.and_then(|message| message_id(&message.properties)) {
-                unroutable.insert(id);
+                self.returned.insert(id);
             }
             verdicts.push((id, verdict));
         }
-        self.settled.extend(verdicts.into_iter().map(|(id, verdict)| match unroutable.contains(&id) {
-            true => (id, Verdict::Unroutable),
-            false => (id, verdict),
-        }));
+        for (id, verdict) in verdicts {
+            let verdict = if self.returned.remove(&id) { Verdict::Unroutable } else { verdict };
+            self.settled.push_back((id, verdict));
+        }
         Ok(())
     }
 }

@@ -21,7 +21,10 @@ pub(crate) async fn run_until_stopped<T>(
     tracing::info!(deadline_s = deadline.as_secs(), "stopping; a second signal ends it at once");
     stop.cancel();
     tokio::select! {
-        ended = &mut role => Ok(ended),
+        ended = &mut role => {
+            tracing::info!("stopped");
+            Ok(ended)
+        }
         _ = terminate.recv() => Err(Exit::Undrained("ended by a second signal before the drain was complete".to_owned())),
         _ = interrupt.recv() => Err(Exit::Undrained("ended by a second signal before the drain was complete".to_owned())),
         () = tokio::time::sleep(deadline) => {

@@ -76,17 +76,36 @@ async fn apply_target(
         bytes_max: config.topology.queue_bytes_max,
         delivery_limit: config.topology.delivery_limit,
     };
+    // Before anything is declared: a run that ends halfway must not forget what had vanished.
+    if known.is_some_and(|known| !known.retired) {
+        rewind_if_vanished(store, link, &names, registration.partitions).await?;
+    }
     // Queues first: a registered target is published to at once.
     let declared = link.declare_target(&names, registration.partitions, bounds).await.map_err(failed)?;
-    let new = store.register_target(registration).await.map_err(failed)?;
+    store.register_target(registration).await.map_err(failed)?;
     print(format!("{name}: {} queues created, {} were there", declared.created.len(), declared.existing));
-    // The dead-letter queue's loss is not the partitions'.
-    let vanished = declared.created.iter().filter(|queue| **queue != names.dead_queue()).count();
-    if !new && vanished > 0 {
-        store.rewind_cursor(name).await.map_err(failed)?;
+    Ok(())
+}
+
+/// What was in a queue that vanished is in the log. While the queue is missing, the relay's cursor does not pass what
+/// should go there.
+async fn rewind_if_vanished(
+    store: &Store,
+    link: &Link,
+    names: &TargetNames,
+    partitions: u16,
+) -> Result<(), Exit> {
+    let mut vanished = 0;
+    for partition in 0..partitions {
+        let state = link.queue_state(&names.queue(partition)).await.map_err(failed)?;
+        vanished += u16::from(!state.exists);
+    }
+    if vanished > 0 {
+        let target = names.target();
+        store.rewind_cursor(target).await.map_err(failed)?;
         print(format!(
-            "{name}: {vanished} queues had vanished with what was in them; the log is published again from its oldest row \
-             (what the target holds already is not sent again)"
+            "{target}: {vanished} queues had vanished with what was in them; the log is published again from its oldest \
+             row (what the target holds already is not sent again)"
         ));
     }
     Ok(())

@@ -234,6 +234,8 @@ pub async fn migrate(pool: &PgPool, schema: &str) -> Result<(), ReceiverError> {
     .await?;
     let create = format!("-- receiver.create_schema\ncreate schema if not exists {schema}");
     // The name was checked to be a plain identifier.
+    // "if not exists" would say so of every table, every time.
+    sqlx::raw_sql("set local client_min_messages = warning").execute(&mut *tx).await?;
     sqlx::raw_sql(sqlx::AssertSqlSafe(create)).execute(&mut *tx).await?;
     sqlx::query("-- receiver.use_schema\nselect set_config('search_path', $1, true)")
         .bind(schema)

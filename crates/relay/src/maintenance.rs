@@ -42,6 +42,9 @@ async fn maintain(store: &Store, settings: &RelaySettings) -> Result<Maintained,
                 done.kept.push(partition.table);
             } else if store.drop_log_partition(&partition, DETACH_PATIENCE).await? {
                 done.dropped.push(partition.table);
+            } else {
+                // Its detaching is pending, and no other can begin before that is done.
+                break;
             }
         }
     }

@@ -1,5 +1,5 @@
 use crate::settings::RelaySettings;
-use postbound_store::Store;
+use postbound_store::{Store, within};
 use std::{
     sync::{
         Arc,
@@ -8,6 +8,9 @@ use std::{
     time::Duration,
 };
 use tokio::sync::watch;
+
+/// How long asking for a snapshot may take.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Tells all streams of the active relay what is committed by now: one query for all of them, often while changes
 /// come in and seldom while none do. Producers send no NOTIFY: it would lock the whole cluster at each commit.
@@ -60,7 +63,7 @@ async fn poll(
 ) {
     let mut pause = poll_min;
     while !sender.is_closed() {
-        match store.current_snapshot().await {
+        match within(SNAPSHOT_TIMEOUT, store.current_snapshot()).await {
             Ok(snapshot) => {
                 sender.send_if_modified(|current| {
                     let changed = current.as_deref() != Some(snapshot.as_str());

@@ -3,7 +3,7 @@ use crate::{
     supervise::keep_streaming, user_state::UserStateStream,
 };
 use postbound_broker::Broker;
-use postbound_store::{RegisteredTarget, RelayLease, Store, StoreError};
+use postbound_store::{RegisteredTarget, RelayLease, Store, StoreError, within};
 use postbound_telemetry::{Component, Health, names};
 use std::{collections::HashMap, time::Duration};
 use tokio::time::{Instant, sleep};
@@ -51,7 +51,8 @@ impl Relay {
     pub async fn run(self, stop: CancellationToken) {
         let component = self.health.component("relay");
         while !stop.is_cancelled() {
-            match self.store.acquire_relay_lease(&self.holder, self.settings.lease).await {
+            let lease = self.settings.lease;
+            match within(lease, self.store.acquire_relay_lease(&self.holder, lease)).await {
                 Ok(Some(lease)) => {
                     tracing::info!(relay.holder = %self.holder, relay.token = lease.token, "relay is active");
                     metrics::gauge!(names::RELAY_LEADER).set(1.0);
@@ -93,7 +94,7 @@ impl Relay {
         scope.cancel();
         streams.tasks.close();
         streams.tasks.wait().await;
-        if kept && let Err(error) = self.store.release_relay_lease(lease).await {
+        if kept && let Err(error) = within(self.settings.lease, self.store.release_relay_lease(lease)).await {
             tracing::warn!(error = %error, "the relay lease was not given back; it runs out by itself");
         }
     }
@@ -108,7 +109,7 @@ impl Relay {
     ) -> bool {
         let mut valid_until = Instant::now() + self.settings.lease;
         loop {
-            if let Err(error) = streams.follow_registry().await {
+            if let Err(error) = within(self.settings.lease / 4, streams.follow_registry()).await {
                 tracing::warn!(error = %error, "cannot read the registered targets");
             }
             tokio::select! {

@@ -38,6 +38,16 @@ enum Flight {
 pub(crate) struct Slot {
     pending: VecDeque<Ready>,
     flight: Flight,
+    refusal: Option<Refusal>,
+}
+
+/// Why RabbitMQ did not take a slot's message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The queue is full, or unwell.
+    Full,
+    /// No queue is bound.
+    Unroutable,
 }
 
 /// How much one message may hold.
@@ -49,7 +59,7 @@ pub(crate) struct MessageLimits {
 
 impl Slot {
     pub(crate) fn new() -> Self {
-        Self { pending: VecDeque::new(), flight: Flight::Idle }
+        Self { pending: VecDeque::new(), flight: Flight::Idle, refusal: None }
     }
 
     pub(crate) fn push(&mut self, ready: Ready) {
@@ -98,6 +108,7 @@ impl Slot {
 
     /// The message is in its queue. Gives how many events it held.
     pub(crate) fn confirmed(&mut self) -> usize {
+        self.refusal = None;
         match std::mem::replace(&mut self.flight, Flight::Idle) {
             Flight::Unconfirmed { message, .. } | Flight::Republished { message, .. } => message.events,
             // A confirm for a message that is not out: keep what there is.
@@ -109,7 +120,8 @@ impl Slot {
     }
 
     /// The message was refused or returned: the same one again, later each time.
-    pub(crate) fn refused(&mut self, now: Instant) {
+    pub(crate) fn refused(&mut self, now: Instant, why: Refusal) {
+        self.refusal = Some(why);
         let (message, attempt) = match std::mem::replace(&mut self.flight, Flight::Idle) {
             Flight::Unconfirmed { message, .. } => (message, 1),
             Flight::Republished { message, attempt, .. } => (message, attempt + 1),
@@ -119,6 +131,11 @@ impl Slot {
             }
         };
         self.flight = Flight::Retry { message, at: now + retry_pause(attempt), attempt };
+    }
+
+    /// Why the last message was not taken, while it has not been since.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        self.refusal
     }
 
     /// When the slot wants to publish again.
@@ -198,11 +215,11 @@ mod tests {
         let now = Instant::now();
         let mut slot = slot(&[1, 1, 1, 1]);
         let first = slot.take_due(now, LIMITS).unwrap();
-        slot.refused(now);
+        slot.refused(now, Refusal::Full);
         assert!(slot.take_due(now, LIMITS).is_none(), "it waits a little");
         let again = slot.take_due(slot.retry_at().unwrap(), LIMITS).unwrap();
         assert_eq!(again.body, first.body);
-        slot.refused(now);
+        slot.refused(now, Refusal::Full);
         let third = slot.take_due(slot.retry_at().unwrap(), LIMITS).unwrap();
         assert_eq!(third.body, first.body);
         assert_eq!(slot.oldest().unwrap().0, 1);

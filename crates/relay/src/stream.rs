@@ -3,15 +3,15 @@ use crate::{
     gauges::StreamGauges,
     pulse::Pulse,
     settings::RelaySettings,
-    slot::{MessageLimits, Ready, Slot},
+    slot::{MessageLimits, Ready, Refusal, Slot},
     supervise::Interrupted,
     window::Window,
 };
 use postbound_broker::{Broker, Headers, Link, OutgoingMessage, Publisher, TargetNames, Verdict};
 use postbound_event::{Action, BATCH_CONTENT_TYPE, BatchBuilder, EventHeader, UserKey};
-use postbound_store::{Cursor, LogRow, OpenWindow, Page, PageLimits, Registration, Saved, Store};
+use postbound_store::{Cursor, LogRow, OpenWindow, Page, PageLimits, Registration, Saved, Store, within};
 use postbound_telemetry::Component;
-use std::{str::FromStr as _, time::Duration};
+use std::{str::FromStr as _, sync::Arc, time::Duration};
 use time::OffsetDateTime;
 use tokio::{
     sync::watch,
@@ -21,6 +21,11 @@ use tokio_util::sync::CancellationToken;
 
 /// How often the cursor is written while it moves. A crash republishes at most what was confirmed since.
 const SAVE_EVERY: Duration = Duration::from_millis(100);
+
+/// How long a statement about the cursor may take.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often S1 is written though nothing of ours was committed: log partitions are kept while it is old.
+const SAVE_IDLE_EVERY: Duration = Duration::from_secs(60);
 
 /// Everything one target's stream works with.
 #[derive(Clone)]
@@ -47,7 +52,7 @@ pub(crate) struct Session {
     cursor: Cursor,
     window: Option<Window>,
     save_at: Option<Instant>,
-    gauges: StreamGauges,
+    gauges: Arc<StreamGauges>,
 }
 
 /// Runs one session. Ok: it was told to stop.
@@ -55,18 +60,16 @@ pub(crate) async fn run_session(
     context: StreamContext,
     target: Registration,
     names: TargetNames,
+    gauges: Arc<StreamGauges>,
     stop: CancellationToken,
 ) -> Result<(), Interrupted> {
     let link = context.broker.connect(&format!("postbound relay {}", target.name)).await?;
     let publisher = Publisher::open(&link).await?;
-    let cursor = context
-        .store
-        .claim_cursor(&target.name, context.lease_token)
-        .await?
-        .ok_or_else(|| Interrupted::Fenced(target.name.clone()))?;
+    let cursor = context.store.claim_cursor(&target.name, context.lease_token);
+    let cursor =
+        within(SAVE_TIMEOUT, cursor).await?.ok_or_else(|| Interrupted::Fenced(target.name.clone()))?;
     let slots = (0..target.partitions).map(|_| Slot::new()).collect();
     let blocked = link.blocked();
-    let gauges = StreamGauges::of(&target.name);
     let mut session = Session {
         context,
         target,
@@ -106,6 +109,7 @@ impl Session {
             self.close_finished_window();
             self.report();
             let retry_at = self.slots.iter().filter_map(Slot::retry_at).min();
+            let blocked = *self.blocked.borrow();
             let room = self.buffered < self.context.settings.page_rows as usize;
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -113,7 +117,8 @@ impl Session {
                 settled = self.publisher.next() => { let (id, verdict) = settled?; self.settled(id, verdict); }
                 page = next_page(&mut self.window), if room => self.take_page(&page?)?,
                 () = self.context.pulse.changed(), if self.window.is_none() => self.look().await?,
-                () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => {}
+                () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() && !blocked => {}
+                changed = self.blocked.changed() => changed.map_err(|_| Interrupted::ConnectionLost)?,
                 () = sleep_until(self.save_at.unwrap_or_else(Instant::now)), if self.save_at.is_some() => {
                     self.save().await?;
                 }
@@ -143,6 +148,7 @@ impl Session {
             // Nothing of ours was committed in between: S2 may become S1 without being stored.
             self.cursor.done = snapshot.to_owned();
             self.cursor.open = None;
+            self.save_at.get_or_insert_with(|| Instant::now() + SAVE_IDLE_EVERY);
         }
         Ok(())
     }
@@ -189,21 +195,15 @@ impl Session {
                 let events = slot.confirmed();
                 self.buffered -= events;
                 self.gauges.published.increment(events as u64);
-                self.context.component.ready();
                 self.save_soon();
             }
             Verdict::Refused => {
-                slot.refused(Instant::now());
+                slot.refused(Instant::now(), Refusal::Full);
                 self.gauges.nacked.increment(1);
-                let queue = self.names.queue(partition as u16);
-                self.context.component.standby(format!("queue {queue} is full; waiting for its workers"));
             }
             Verdict::Unroutable => {
-                slot.refused(Instant::now());
+                slot.refused(Instant::now(), Refusal::Unroutable);
                 self.gauges.returned.increment(1);
-                let queue = self.names.queue(partition as u16);
-                let why = format!("queue {queue} is missing; create it with: postbound topology apply");
-                self.context.component.not_ready(why);
             }
         }
     }
@@ -220,7 +220,8 @@ impl Session {
     }
 
     fn save_soon(&mut self) {
-        self.save_at.get_or_insert_with(|| Instant::now() + SAVE_EVERY);
+        let soon = Instant::now() + SAVE_EVERY;
+        self.save_at = Some(self.save_at.map_or(soon, |at| at.min(soon)));
     }
 
     /// Writes the cursor: S1, and for an open window its S2 together with the confirmed prefix.
@@ -233,12 +234,8 @@ impl Session {
             let confirmed_id = oldest.map_or(window.read_id, |id| id - 1);
             self.cursor.open = Some(OpenWindow { snapshot: window.snapshot.clone(), confirmed_id });
         }
-        match self
-            .context
-            .store
-            .save_cursor(&self.target.name, self.context.lease_token, &self.cursor)
-            .await?
-        {
+        let moved = self.context.store.save_cursor(&self.target.name, self.context.lease_token, &self.cursor);
+        match within(SAVE_TIMEOUT, moved).await? {
             Saved::Yes => Ok(()),
             Saved::Fenced => Err(Interrupted::Fenced(self.target.name.clone())),
         }
@@ -247,9 +244,9 @@ impl Session {
     fn check_confirms(&mut self) -> Result<(), Interrupted> {
         let blocked = *self.blocked.borrow();
         self.gauges.blocked.set(f64::from(u8::from(blocked)));
+        self.say_health(blocked);
         if blocked {
             self.blocked_at = Some(Instant::now());
-            self.context.component.standby("RabbitMQ has blocked publishing (memory or disk alarm)");
             return Ok(());
         }
         let oldest = self.slots.iter().filter_map(Slot::unconfirmed_since).min();
@@ -262,9 +259,27 @@ impl Session {
         }
     }
 
+    /// The stream's state, from those of all its slots: one that is well says nothing of another.
+    fn say_health(&self, blocked: bool) {
+        let refused = |why| self.slots.iter().position(|slot| slot.refusal() == Some(why));
+        let component = &self.context.component;
+        let queue = |partition: usize| self.names.queue(partition as u16);
+        if let Some(partition) = refused(Refusal::Unroutable) {
+            let queue = queue(partition);
+            component
+                .not_ready(format!("queue {queue} is missing; create it with: postbound topology apply"));
+        } else if blocked {
+            component.standby("RabbitMQ has blocked publishing (memory or disk alarm)");
+        } else if let Some(partition) = refused(Refusal::Full) {
+            component.standby(format!("queue {} is full; waiting for its workers", queue(partition)));
+        } else {
+            component.ready();
+        }
+    }
+
     /// An idle stream moves no cursor, so it has to ask whether an operator has rewound it.
-    async fn check_rewound(&self) -> Result<(), Interrupted> {
-        match self.context.store.cursor_rewinds(&self.target.name).await? {
+    async fn check_rewound(&mut self) -> Result<(), Interrupted> {
+        match within(SAVE_TIMEOUT, self.context.store.cursor_rewinds(&self.target.name)).await? {
             Some(rewinds) if rewinds == self.cursor.rewinds => Ok(()),
             _ => Err(Interrupted::Fenced(self.target.name.clone())),
         }

@@ -1,7 +1,10 @@
-use crate::stream::{StreamContext, run_session};
+use crate::{
+    gauges::StreamGauges,
+    stream::{StreamContext, run_session},
+};
 use postbound_broker::{BrokerError, TargetNames};
 use postbound_store::{RegisteredTarget, StoreError};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// Why a stream's session ended without being told to.
@@ -27,11 +30,19 @@ pub(crate) async fn keep_streaming(
     target: RegisteredTarget,
     stop: CancellationToken,
 ) {
+    // Kept over reconnects: a stream that cannot publish is not one without a lag.
+    let gauges = Arc::new(StreamGauges::of(&target.registration.name));
     let names = TargetNames::new(target.registration.name.clone(), target.generation);
     let mut pause = Duration::from_millis(100);
     while !stop.is_cancelled() {
         let started = tokio::time::Instant::now();
-        let session = run_session(context.clone(), target.registration.clone(), names.clone(), stop.clone());
+        let session = run_session(
+            context.clone(),
+            target.registration.clone(),
+            names.clone(),
+            Arc::clone(&gauges),
+            stop.clone(),
+        );
         match session.await {
             Ok(()) => break,
             Err(why) => {

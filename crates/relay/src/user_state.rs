@@ -1,8 +1,11 @@
 use crate::{pulse::Pulse, settings::RelaySettings, supervise::Interrupted, window::Window};
-use postbound_store::{Cursor, OpenWindow, PageLimits, Saved, Store, USER_STATE_STREAM};
+use postbound_store::{Cursor, OpenWindow, PageLimits, Saved, Store, USER_STATE_STREAM, within};
 use postbound_telemetry::Component;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+/// How long applying one page may take.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The stream that keeps `user_state`, the projection of each user's latest state: like a target's, but it ends in
 /// Postgres, so that rows and cursor move in one transaction.
@@ -79,7 +82,8 @@ impl UserStateStream {
                 cursor.open =
                     Some(OpenWindow { snapshot: snapshot.to_owned(), confirmed_id: window.read_id });
             }
-            match self.store.project_user_state(&page.rows, cursor, self.lease_token).await? {
+            let projected = self.store.project_user_state(&page.rows, cursor, self.lease_token);
+            match within(WRITE_TIMEOUT, projected).await? {
                 Saved::Yes => self.component.progress(),
                 Saved::Fenced => return Err(Interrupted::Fenced(USER_STATE_STREAM.to_owned())),
             }

@@ -1,5 +1,9 @@
-use postbound_store::{Page, PageLimits, Store, StoreError, WindowBounds};
+use postbound_store::{Page, PageLimits, Store, StoreError, WindowBounds, within};
+use std::time::Duration;
 use tokio::sync::mpsc;
+
+/// How long reading may take; the bounds of a backlog of millions take seconds.
+const READ_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The window a stream is publishing: what its S2 sees and its S1 does not.
 pub(crate) struct Window {
@@ -20,7 +24,9 @@ impl Window {
         after_id: i64,
         limits: PageLimits,
     ) -> Result<Option<Self>, StoreError> {
-        let Some(bounds) = store.window_bounds(done, snapshot).await? else { return Ok(None) };
+        let Some(bounds) = within(READ_TIMEOUT, store.window_bounds(done, snapshot)).await? else {
+            return Ok(None);
+        };
         let (sender, pages) = mpsc::channel(1);
         let after_id = after_id.max(bounds.first_id - 1);
         let reading =
@@ -50,7 +56,8 @@ async fn read(
     sender: mpsc::Sender<Result<Page, StoreError>>,
 ) {
     loop {
-        let page = store.window_page((&done, &snapshot), bounds, after_id, limits).await;
+        let page =
+            within(READ_TIMEOUT, store.window_page((&done, &snapshot), bounds, after_id, limits)).await;
         let go_on = page.as_ref().is_ok_and(|page| !page.is_last);
         after_id = page.as_ref().ok().and_then(|page| page.rows.last()).map_or(after_id, |row| row.id);
         // The stream that asked may be gone.

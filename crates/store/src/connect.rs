@@ -40,6 +40,9 @@ pub enum StoreError {
     /// A migration failed, or the database is of another version.
     #[error(transparent)]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    /// No answer in time: the connection is dead, or the server is.
+    #[error("no answer from Postgres within {0:?}")]
+    Timeout(Duration),
     /// A row that the schema's constraints should have ruled out.
     #[error("{0}")]
     Unexpected(String),
@@ -48,7 +51,11 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same call may succeed later: the server is away, restarting or out of connections.
     pub fn is_transient(&self) -> bool {
-        let Self::Database(error) = self else { return false };
+        let error = match self {
+            Self::Timeout(_) => return true,
+            Self::Database(error) => error,
+            _ => return false,
+        };
         match error {
             sqlx::Error::Io(_)
             | sqlx::Error::PoolTimedOut
@@ -61,6 +68,17 @@ impl StoreError {
             _ => false,
         }
     }
+}
+
+/// Bounds a call: Postgres' protocol has no timeouts, and a server that lost power says nothing any more.
+///
+/// # Errors
+/// [`StoreError::Timeout`] when the time is up, else the call's own.
+pub async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    tokio::time::timeout(limit, call).await.unwrap_or(Err(StoreError::Timeout(limit)))
 }
 
 impl Store {

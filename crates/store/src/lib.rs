@@ -15,7 +15,7 @@ mod status;
 mod target;
 mod worker_lease;
 
-pub use connect::{Store, StoreError, StoreOptions};
+pub use connect::{Store, StoreError, StoreOptions, within};
 pub use cursor::{Cursor, OpenWindow, Saved, USER_STATE_STREAM};
 pub use ledger::{Held, HeldRow, Settlement, Verdict};
 pub use log::{LogRow, Page, PageLimits, WindowBounds};

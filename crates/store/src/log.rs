@@ -61,6 +61,8 @@ pub struct Page {
 }
 
 // A bare delete goes out with the last known state, as far as the projection has it: targets render deletes from it.
+// One that has the delete already has kept the state before it; one that is behind would give an older state, and the
+// worker may have a newer one to fold into the delete.
 //
 // The window (S1 = $1, S2 = $2] is made of
 //   fresh rows:  xmax(S1) <= xid < xmax(S2), committed in S2; and
@@ -85,7 +87,8 @@ const WINDOW_PAGE: &str = "-- window_page
     select id, logged_at, version, event_id, tenant_id, user_id, action, origin, targets, traceparent,
            case when action = 'deleted' and data = '{}' then coalesce((
                select s.data::text from postbound.user_state as s
-               where s.tenant_id = measured.tenant_id and s.user_id = measured.user_id and s.version < measured.version
+               where s.tenant_id = measured.tenant_id and s.user_id = measured.user_id
+                 and s.version between measured.version - 1 and measured.version
            ), data) else data end
     from (
         select page.*, sum(octet_length(data)) over (order by id) - octet_length(data) as bytes_before

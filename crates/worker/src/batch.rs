@@ -39,6 +39,12 @@ impl Claim {
         self.0.compare_exchange(WAITING, SENT, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
+    /// The request was not made after all.
+    fn reopen(&self) {
+        // One that was withdrawn meanwhile stays so.
+        let _ = self.0.compare_exchange(SENT, WAITING, Ordering::AcqRel, Ordering::Acquire);
+    }
+
     /// The lane takes it back; false: it is on its way, and its outcome must be awaited.
     pub(crate) fn withdraw(&self) -> bool {
         self.0.compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire).is_ok()
@@ -104,8 +110,9 @@ async fn request(context: Arc<TargetContext>, mut entries: Vec<Entry>) {
             continue;
         }
         let deliveries: Vec<_> = entries.iter().map(|entry| entry.delivery.clone()).collect();
-        // The first time, a lane may have withdrawn meanwhile; what is sent then was claimed as one.
-        let claim_all = || !first || entries.iter().all(|entry| entry.claim.send());
+        // A lane may have withdrawn, or gone with its lease, while the request waited its turn: asked at the last moment.
+        let wanted = |entry: &Entry| !entry.reply.is_closed() && (!first || entry.claim.send());
+        let claim_all = || entries.iter().all(wanted);
         let Some(outcomes) = context.send(&deliveries, claim_all).await else {
             resend_unclaimed(&context, entries);
             continue;
@@ -129,8 +136,8 @@ async fn request(context: Arc<TargetContext>, mut entries: Vec<Entry>) {
 fn resend_unclaimed(context: &Arc<TargetContext>, entries: Vec<Entry>) {
     let rest: Vec<_> = entries
         .into_iter()
-        .filter(|entry| entry.claim.0.load(Ordering::Acquire) != WITHDRAWN)
-        .inspect(|entry| entry.claim.0.store(WAITING, Ordering::Release))
+        .filter(|entry| !entry.reply.is_closed() && entry.claim.0.load(Ordering::Acquire) != WITHDRAWN)
+        .inspect(|entry| entry.claim.reopen())
         .collect();
     if !rest.is_empty() {
         tokio::spawn(request(Arc::clone(context), rest));

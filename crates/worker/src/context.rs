@@ -3,7 +3,7 @@ use crate::{
     settings::TargetPlan, tenants::Tenants,
 };
 use metrics::{Counter, Gauge, Histogram};
-use postbound_broker::TargetNames;
+use postbound_broker::{Broker, TargetNames};
 use postbound_target::{Delivery, Failure, FailureClass, Outcome, TenantInfo};
 use postbound_telemetry::names;
 use std::sync::{
@@ -41,12 +41,28 @@ pub(crate) struct DeliveryCounters {
     in_flight: Gauge,
 }
 
+/// Counts a request in flight, until it ends or is dropped.
+struct InFlight<'a>(&'a Gauge);
+
+impl<'a> InFlight<'a> {
+    fn enter(gauge: &'a Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
 /// What a worker's targets have in common.
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) store: postbound_store::Store,
     pub(crate) ledger: Ledger,
-    pub(crate) dead_letters: DeadLetters,
+    pub(crate) broker: Broker,
     pub(crate) fence: Fence,
 }
 
@@ -57,7 +73,8 @@ impl TargetContext {
         Arc::new_cyclic(|context| Self {
             names: TargetNames::new(&*name, generation),
             ledger: shared.ledger.clone(),
-            dead_letters: shared.dead_letters.clone(),
+            // One per target: a dead-letter queue that is missing holds up no other target's letters.
+            dead_letters: DeadLetters::start(shared.broker.clone()),
             fence: shared.fence.clone(),
             kibibytes: Arc::new(Semaphore::new(plan.in_flight_bytes_max.div_ceil(1024))),
             batcher: plan.batch.clone().map(|settings| Batcher::start(settings, context.clone())),
@@ -81,18 +98,22 @@ impl TargetContext {
     ) -> Option<Vec<Outcome>> {
         let timeout = self.plan.timeout;
         let tenant = self.tenant(&deliveries.first()?.key.tenant).await;
-        let permit = self.requests.acquire().await.ok()?;
-        self.gate.pass(timeout).await;
+        let _permit = self.requests.acquire().await.ok()?;
         self.rate.take().await;
-        self.fence.pass(timeout).await;
+        loop {
+            self.gate.pass(timeout).await;
+            self.fence.pass(timeout).await;
+            // Others may have closed it while this one waited for the lease.
+            if self.gate.lets_pass() {
+                break;
+            }
+        }
         if !start() {
             return None;
         }
-        self.counters.in_flight.increment(1.0);
+        let _in_flight = InFlight::enter(&self.counters.in_flight);
         let started = Instant::now();
         let outcomes = self.plan.client.deliver(deliveries, &tenant).await;
-        drop(permit);
-        self.counters.in_flight.decrement(1.0);
         self.judge(&outcomes, started);
         Some(outcomes)
     }
@@ -123,7 +144,9 @@ impl TargetContext {
         if failure.is_none_or(|_| outcomes.iter().any(|outcome| !matches!(outcome, Outcome::Failed(_)))) {
             self.successes.fetch_add(1, Ordering::Relaxed);
         }
-        if self.gate.succeeded() {
+        // No answer says nothing of whether the target is back.
+        let answered = failure.is_none_or(|failure| failure.status.is_some());
+        if answered && self.gate.succeeded() {
             tracing::info!(target.name = %self.name, "target answers again");
         }
     }

@@ -39,12 +39,23 @@ struct Delivering {
     history: Tries,
 }
 
+/// Takes an entry back when its lane goes away.
+struct WithdrawOnDrop(Claim);
+
+impl Drop for WithdrawOnDrop {
+    fn drop(&mut self) {
+        self.0.withdraw();
+    }
+}
+
 /// Tries that failed for the delivery's own sake; those that a failing target is to blame for do not count.
 #[derive(Default)]
 struct Tries {
     failed: u32,
+    /// Those of them since the try before which the target took another user's state.
+    alone: u32,
     first: Option<(Instant, OffsetDateTime)>,
-    successes_before: u64,
+    successes_seen: u64,
 }
 
 impl Delivering {
@@ -63,14 +74,13 @@ impl Delivering {
         loop {
             match self.attempt(&delivery).await? {
                 Outcome::Delivered { external_id } => {
-                    self.delivered().await;
-                    let verdict = Verdict::Delivered { present, external_id };
-                    self.commit(verdict).await?;
+                    self.commit(Verdict::Delivered { present, external_id }).await?;
+                    self.delivered();
                     return Ok(Held { delivered_version: delivery.version, present, ..held });
                 }
                 Outcome::Stale { held_version } => {
-                    self.superseded(held_version);
                     self.commit(Verdict::Delivered { present, external_id: None }).await?;
+                    self.superseded(held_version);
                     return Ok(Held { delivered_version: delivery.version, present, ..held });
                 }
                 Outcome::Failed(failure) if failure.class == FailureClass::WholeTarget => {
@@ -93,6 +103,8 @@ impl Delivering {
             return Err(Abandoned);
         }
         let claim = Claim::default();
+        // However this try ends, also when it is dropped with its partition: nothing of it is sent afterwards.
+        let _withdraw = WithdrawOnDrop(claim.clone());
         let sending = async {
             match &self.context.batcher {
                 Some(batcher) => batcher.send(delivery.clone(), claim.clone()).await,
@@ -114,7 +126,7 @@ impl Delivering {
         outcome.ok_or(Abandoned)
     }
 
-    async fn delivered(&self) {
+    fn delivered(&self) {
         let event = &self.next.event;
         let counters = &self.context.counters;
         counters.delivered.increment(1);
@@ -139,15 +151,16 @@ impl Delivering {
     /// Counts a failed try. True: it was the last one.
     fn failed(&mut self, failure: &Failure) -> bool {
         let successes = self.context.successes();
-        let (first, _) = *self.history.first.get_or_insert_with(|| {
-            self.history.successes_before = successes;
-            (Instant::now(), OffsetDateTime::now_utc())
-        });
+        let is_first = self.history.first.is_none();
+        let (first, _) =
+            *self.history.first.get_or_insert_with(|| (Instant::now(), OffsetDateTime::now_utc()));
         self.history.failed += 1;
+        self.history.alone += u32::from(is_first || successes > self.history.successes_seen);
+        self.history.successes_seen = successes;
         let history = History {
             attempts: self.history.failed,
+            alone: self.history.alone,
             failing_for: first.elapsed(),
-            others_succeeded: successes > self.history.successes_before,
         };
         self.context.plan.retry.gives_up(failure.class, history)
     }
@@ -182,8 +195,9 @@ impl Delivering {
             published = letter => published.map_err(|_| Abandoned)?,
             () = self.stop.cancelled() => return Err(Abandoned),
         }
+        self.commit(Verdict::Dead { reason: failure.reason }).await?;
         self.context.counters.dead.increment(1);
-        self.commit(Verdict::Dead { reason: failure.reason }).await
+        Ok(())
     }
 
     /// Our own headers, since RabbitMQ 4.x does not keep `x-death` over a publish.

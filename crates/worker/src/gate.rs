@@ -50,6 +50,12 @@ impl Gate {
         }
     }
 
+    /// Whether a request that passed may still go: the gate has not closed since, or it is the probe.
+    pub(crate) fn lets_pass(&self) -> bool {
+        let state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        !matches!(*state, State::Closed { until, .. } if Instant::now() < until)
+    }
+
     /// None: go ahead. Else: ask again then.
     fn try_pass(&self, timeout: Duration) -> Option<Instant> {
         let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -76,7 +82,8 @@ impl Gate {
             State::Closed { pause, .. } => pause,
         };
         let pause = (last * 2).clamp(PAUSE_MIN, PAUSE_MAX);
-        let wait = retry_after.unwrap_or(pause);
+        // "Now" and times past are no pause to keep to.
+        let wait = retry_after.filter(|wish| *wish >= PAUSE_MIN).unwrap_or(pause);
         *state = State::Closed { until: now + wait, pause };
         self.shared.closed.store(true, Ordering::Release);
         self.shared.changed.notify_waiters();

@@ -1,14 +1,16 @@
 use crate::retry::reconnect_pauses;
 use metrics::Histogram;
 use postbound_event::UserKey;
-use postbound_store::{Held, Settlement, Store, StoreError};
+use postbound_store::{Held, Settlement, Store, StoreError, within};
 use postbound_telemetry::names;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
 
+/// How long one statement may take.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Waiting calls at most; more wait at the door.
 const QUEUE: usize = 4096;
 
@@ -110,7 +112,7 @@ where
     F: Future<Output = Result<T, StoreError>>,
 {
     for pause in reconnect_pauses() {
-        match call().await {
+        match within(STATEMENT_TIMEOUT, call()).await {
             Ok(value) => return Some(value),
             Err(error) if error.is_transient() => {
                 tracing::warn!(error = %error, "{what}; trying again");

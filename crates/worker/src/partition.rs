@@ -69,6 +69,8 @@ impl Partition {
             };
             match ended {
                 Ok(()) => break,
+                // What a drain gives up is the next owner's.
+                Err(Interrupted::Abandoned) if drain.is_cancelled() => break,
                 Err(why) => {
                     let queue = self.context.names.queue(self.number);
                     tracing::warn!(queue, error = %why, "partition interrupted; starting over");
@@ -184,8 +186,12 @@ impl Session<'_> {
     async fn take(&mut self, first: Message) -> Result<(), Interrupted> {
         let budget = Arc::clone(&self.partition.context.kibibytes);
         let mut more = Vec::new();
-        // Room is taken before the message is: waiting for it with messages in hand could block all partitions.
-        while more.len() < INTAKE_MESSAGES
+        // Room is taken before a message is, and nothing more is taken while there is none for the first: waiting with
+        // room in hand could block all partitions.
+        let first_kibibytes = self.kibibytes(&first);
+        let first_room = Arc::clone(&budget).try_acquire_many_owned(first_kibibytes).ok();
+        while first_room.is_some()
+            && more.len() < INTAKE_MESSAGES
             && let Ok(room) = Arc::clone(&budget).try_acquire_many_owned(MESSAGE_KIB)
             && let Some(next) = self.consumer.next().now_or_never()
         {
@@ -195,7 +201,6 @@ impl Session<'_> {
             let events = decode_batch(&message.body);
             (message.tag, events.map_err(|error| Unreadable { error, body: message.body }))
         };
-        let kibibytes = self.kibibytes(&first);
         let (first_tag, first_events) = read(first);
         let mut messages = Vec::with_capacity(more.len());
         for (message, mut room) in more {
@@ -215,7 +220,10 @@ impl Session<'_> {
         let users: Vec<UserKey> = users.into_iter().cloned().collect();
         let context = Arc::clone(&self.partition.context);
         self.intake = Some(Box::pin(async move {
-            let kibibytes = budget.acquire_many_owned(kibibytes).await.map_err(|_| LedgerGone)?;
+            let kibibytes = match first_room {
+                Some(room) => room,
+                None => budget.acquire_many_owned(first_kibibytes).await.map_err(|_| LedgerGone)?,
+            };
             messages.insert(0, Taken { tag: first_tag, events: first_events, kibibytes });
             let held = match users.is_empty() {
                 true => Vec::new(),
@@ -328,7 +336,10 @@ impl Session<'_> {
             ("postbound-detail", error.to_string()),
         ];
         let letter = context.dead_letters.publish(&context.names, headers, body);
-        letter.await.map_err(|_| Interrupted::Abandoned)?;
+        tokio::select! {
+            published = letter => published.map_err(|_| Interrupted::Abandoned)?,
+            () = self.stop.cancelled() => return Err(Interrupted::Abandoned),
+        }
         self.consumer.ack(tag).await?;
         Ok(())
     }

@@ -3,16 +3,34 @@ use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use postbound_target::FailureClass;
 use std::time::Duration;
 
-/// When a failing delivery is given up, as a table: (class, how long it must have failed though nothing else shows
-/// that the target works). While other users' deliveries succeed, its quick tries are enough.
-///
-/// Only a delivery whose own content is at fault should end in the dead-letter queue. That others get through is the
-/// best sign of it; without other traffic, time is.
-const PATIENCE: [(FailureClass, Option<Duration>); 4] = [
-    (FailureClass::Permanent, Some(Duration::from_secs(60))),
-    (FailureClass::Transient, Some(Duration::from_secs(15 * 60))),
-    (FailureClass::Unknown, Some(Duration::from_secs(15 * 60))),
-    (FailureClass::WholeTarget, None),
+/// When a failing delivery is given up.
+struct Patience {
+    class: FailureClass,
+    /// How long it must have failed, at least, with other users' deliveries succeeding between its tries.
+    while_others_succeed: Duration,
+    /// How long without any such sign.
+    alone: Duration,
+}
+
+/// Only a delivery whose own content is at fault should end in the dead-letter queue. That others get through between
+/// its tries is the best sign of it: the end of an outage, or one instance of two that is down, must not look the same.
+/// All below the time a message may be held, see `partition`. A failure of the whole target is nobody's own.
+const PATIENCE: [Patience; 3] = [
+    Patience {
+        class: FailureClass::Permanent,
+        while_others_succeed: Duration::ZERO,
+        alone: Duration::from_secs(60),
+    },
+    Patience {
+        class: FailureClass::Transient,
+        while_others_succeed: Duration::from_secs(60),
+        alone: Duration::from_secs(9 * 60),
+    },
+    Patience {
+        class: FailureClass::Unknown,
+        while_others_succeed: Duration::from_secs(60),
+        alone: Duration::from_secs(9 * 60),
+    },
 ];
 
 /// What a delivery has been through.
@@ -20,18 +38,18 @@ const PATIENCE: [(FailureClass, Option<Duration>); 4] = [
 pub(crate) struct History {
     /// Tries that failed for the delivery's own sake.
     pub(crate) attempts: u32,
+    /// Those before which, since the last one, the target took another user's state; the first counts.
+    pub(crate) alone: u32,
     /// Time since the first of them.
     pub(crate) failing_for: Duration,
-    /// Whether the target took another user's state since then.
-    pub(crate) others_succeeded: bool,
 }
 
 impl RetrySchedule {
     /// Whether a delivery that failed again should be dead-lettered.
     pub(crate) fn gives_up(&self, class: FailureClass, history: History) -> bool {
-        let patience = PATIENCE.iter().find(|(of, _)| *of == class).and_then(|(_, patience)| *patience);
-        let Some(patience) = patience else { return false };
-        history.attempts >= self.attempts && (history.others_succeeded || history.failing_for >= patience)
+        let Some(patience) = PATIENCE.iter().find(|patience| patience.class == class) else { return false };
+        let at_fault = history.alone >= self.attempts && history.failing_for >= patience.while_others_succeed;
+        at_fault || (history.attempts >= self.attempts && history.failing_for >= patience.alone)
     }
 
     /// The pause before the next try. `random` is between 0 and 1.
@@ -79,18 +97,18 @@ mod tests {
 
     #[test]
     fn a_delivery_is_given_up_only_when_it_is_the_one_at_fault() {
-        let check = |class, attempts, failing_for, others_succeeded, expected: bool| {
-            let history =
-                History { attempts, failing_for: Duration::from_secs(failing_for), others_succeeded };
+        let check = |class, (attempts, alone), failing_for, expected: bool| {
+            let history = History { attempts, alone, failing_for: Duration::from_secs(failing_for) };
             assert_eq!(seed().gives_up(class, history), expected, "{class:?} {history:?}");
         };
-        check(FailureClass::Permanent, 2, 5, true, false);
-        check(FailureClass::Permanent, 3, 5, true, true);
-        check(FailureClass::Permanent, 3, 5, false, false);
-        check(FailureClass::Permanent, 9, 60, false, true);
-        check(FailureClass::Transient, 3, 5, true, true);
-        check(FailureClass::Transient, 50, 600, false, false);
-        check(FailureClass::Unknown, 50, 900, false, true);
-        check(FailureClass::WholeTarget, 1000, 100_000, true, false);
+        check(FailureClass::Permanent, (2, 2), 5, false);
+        check(FailureClass::Permanent, (3, 3), 3, true);
+        check(FailureClass::Permanent, (3, 1), 5, false);
+        check(FailureClass::Permanent, (9, 1), 60, true);
+        check(FailureClass::Transient, (3, 3), 5, false);
+        check(FailureClass::Transient, (9, 3), 60, true);
+        check(FailureClass::Transient, (30, 2), 300, false);
+        check(FailureClass::Unknown, (50, 1), 540, true);
+        check(FailureClass::WholeTarget, (1000, 1000), 100_000, false);
     }
 }

@@ -1,8 +1,10 @@
-use postbound_store::{Store, StoreError};
+use postbound_store::{Store, StoreError, within};
 use postbound_target::TenantInfo;
 use std::{collections::HashMap, time::Duration};
 use tokio::{sync::Mutex, time::Instant};
 
+/// How long asking may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How old what we know of a tenant may be.
 const FRESH: Duration = Duration::from_secs(30);
 /// Tenants remembered at most; beyond it all are forgotten and asked for again.
@@ -27,7 +29,13 @@ impl Tenants {
         {
             return Ok(tenant.clone());
         }
-        let found = self.store.tenants(&[id]).await?.pop();
+        let found = match within(LOOK_TIMEOUT, self.store.tenants(&[id])).await {
+            Ok(mut found) => found.pop(),
+            // What was known a while ago is better than nothing, and a delivery is not held up for a name.
+            Err(error) => {
+                return self.known.lock().await.get(id).map(|(tenant, _)| tenant.clone()).ok_or(error);
+            }
+        };
         let tenant = found.map_or_else(
             || TenantInfo::unknown(id),
             |row| TenantInfo {

@@ -1,6 +1,5 @@
 use crate::{
     context::{Shared, TargetContext},
-    dead_letters::DeadLetters,
     fence::Fence,
     ledger::Ledger,
     links::keep_connected,
@@ -8,7 +7,7 @@ use crate::{
     settings::{TargetPlan, WorkerSettings},
 };
 use postbound_broker::Broker;
-use postbound_store::{RegisteredTarget, Store, StoreError, WorkerId};
+use postbound_store::{RegisteredTarget, Store, StoreError, WorkerId, within};
 use postbound_telemetry::{Component, Health, names};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -32,6 +31,8 @@ pub struct Worker {
     plans: HashMap<String, TargetPlan>,
     served: BTreeMap<String, Served>,
     tasks: JoinSet<(String, u16)>,
+    /// Until when the leases hold.
+    lease_until: Instant,
 }
 
 /// How a worker ended.
@@ -48,12 +49,24 @@ struct Served {
     component: Component,
     partitions: u16,
     prefetch: u16,
+    generation: i32,
     running: BTreeMap<u16, Running>,
+    /// Registered otherwise since: it is not served any more.
+    outdated: bool,
 }
 
 struct Running {
     drain: CancellationToken,
     abort: AbortHandle,
+    component: Component,
+}
+
+impl Running {
+    /// Ends it at once: the lease is lost, and with the consumer gone its new owner can begin.
+    fn abort(&self) {
+        self.abort.abort();
+        self.component.clone().remove();
+    }
 }
 
 impl Worker {
@@ -69,12 +82,23 @@ impl Worker {
         let shared = Shared {
             store: store.clone(),
             ledger: Ledger::start(store.clone(), settings.ledger_batch_max),
-            dead_letters: DeadLetters::start(broker.clone()),
+            broker: broker.clone(),
             fence: Fence::closed(),
         };
         let plans = plans.into_iter().map(|plan| (plan.registration.name.clone(), plan)).collect();
-        let (served, tasks) = (BTreeMap::new(), JoinSet::new());
-        Self { store, broker, settings, health, id: WorkerId::new_v4(), label, shared, plans, served, tasks }
+        Self {
+            store,
+            broker,
+            settings,
+            health,
+            id: WorkerId::new_v4(),
+            label,
+            shared,
+            plans,
+            served: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            lease_until: Instant::now(),
+        }
     }
 
     /// Runs until told to stop, then drains: nothing new is started, what is under way is settled, leases are
@@ -114,8 +138,8 @@ impl Worker {
             if !draining {
                 self.follow_registry().await?;
             }
-            let targets: Vec<String> =
-                if draining { Vec::new() } else { self.served.keys().cloned().collect() };
+            let serving = self.served.iter().filter(|(_, served)| !draining && !served.outdated);
+            let targets: Vec<String> = serving.map(|(name, _)| name.clone()).collect();
             self.store.heartbeat(self.id, &self.label, &targets, lease).await?;
             if !draining {
                 self.balance().await?;
@@ -125,7 +149,8 @@ impl Worker {
         // A round that hangs must not keep the next one from being tried in time.
         match tokio::time::timeout(lease, round).await {
             Ok(Ok(())) => {
-                self.shared.fence.extend(asked_at + lease);
+                self.lease_until = asked_at + lease;
+                self.shared.fence.extend(self.lease_until);
                 component.progress();
                 if !draining {
                     self.say_readiness(component);
@@ -137,12 +162,27 @@ impl Worker {
             }
             Err(_) => component.not_ready("leases not renewed: Postgres does not answer"),
         }
+        if Instant::now() >= self.lease_until {
+            self.leave_partitions();
+        }
+    }
+
+    /// The leases have run out: others may own the partitions. No request is under way, the fence saw to that.
+    fn leave_partitions(&mut self) {
+        for served in self.served.values_mut() {
+            for running in std::mem::take(&mut served.running).into_values() {
+                running.abort();
+            }
+        }
     }
 
     /// Takes up targets as soon as they are registered as configured here.
     async fn follow_registry(&mut self) -> Result<(), StoreError> {
         for registered in self.store.registered_targets().await? {
             let name = registered.registration.name.clone();
+            if let Some(served) = self.served.get_mut(&name) {
+                served.check_registration(&registered);
+            }
             let Some(plan) = self.plans.get(&name) else { continue };
             if registered.retired || registered.registration.config_hash != plan.registration.config_hash {
                 continue;
@@ -169,7 +209,9 @@ impl Worker {
             component: self.health.component(&format!("worker.{name}")),
             partitions,
             prefetch,
+            generation: registered.generation,
             running: BTreeMap::new(),
+            outdated: false,
         };
         metrics::gauge!(names::PARTITIONS_TOTAL, "target" => name.clone()).set(f64::from(partitions));
         self.served.insert(name, served);
@@ -177,13 +219,16 @@ impl Worker {
 
     async fn balance(&mut self) -> Result<(), StoreError> {
         for (name, served) in &mut self.served {
+            if served.outdated {
+                continue;
+            }
             let change = self.store.balance_partitions(self.id, name, served.partitions).await?;
             served.context.rate.share_among(change.workers);
             // Lost while Postgres was away: another worker has it, and waits for our consumer to go.
             served.running.retain(|partition, running| {
                 let owned = change.owned.contains(partition);
                 if !owned {
-                    running.abort.abort();
+                    running.abort();
                 }
                 // Only a bug ends a task that was not told to drain; it starts over rather than being missed.
                 owned && (running.drain.is_cancelled() || !running.abort.is_finished())
@@ -210,9 +255,13 @@ impl Worker {
     async fn ended(&mut self, ended: Option<(String, u16)>) {
         let Some((name, partition)) = ended else { return };
         let Some(served) = self.served.get_mut(&name) else { return };
-        if served.running.remove(&partition).is_some()
-            && let Err(error) = self.store.release_partition(self.id, &name, partition).await
-        {
+        // Not one that has begun since in its place.
+        if !served.running.get(&partition).is_some_and(|running| running.abort.is_finished()) {
+            return;
+        }
+        served.running.remove(&partition);
+        let released = self.store.release_partition(self.id, &name, partition);
+        if let Err(error) = within(self.settings.heartbeat, released).await {
             tracing::warn!(error = %error, target.name = %name, partition, "partition not released; it is taken up again");
         }
     }
@@ -228,14 +277,32 @@ impl Worker {
 }
 
 impl Served {
+    /// A target that was registered otherwise, or retired, since this worker took it up is drained: its settings here
+    /// are no longer those in force.
+    fn check_registration(&mut self, registered: &RegisteredTarget) {
+        let same = !registered.retired
+            && registered.generation == self.generation
+            && registered.registration.config_hash == self.context.plan.registration.config_hash;
+        if same || self.outdated {
+            return;
+        }
+        self.outdated = true;
+        self.component
+            .not_ready("the target is registered otherwise, or retired; restart with its new configuration");
+        for running in self.running.values() {
+            running.drain.cancel();
+        }
+    }
+
     fn start(&self, name: &str, number: u16, health: &Health, tasks: &mut JoinSet<(String, u16)>) -> Running {
         let drain = CancellationToken::new();
+        let component = health.component(&format!("worker.{name}.{number}"));
         let partition = Partition {
             context: Arc::clone(&self.context),
             number,
             links: self.links.clone(),
             prefetch: self.prefetch,
-            component: health.component(&format!("worker.{name}.{number}")),
+            component: component.clone(),
             drain: drain.clone(),
         };
         let name = name.to_owned();
@@ -243,7 +310,7 @@ impl Served {
             partition.run().await;
             (name, number)
         });
-        Running { drain, abort }
+        Running { drain, abort, component }
     }
 
     fn report(&self, name: &str, workers: usize) {

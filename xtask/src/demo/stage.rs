@@ -111,6 +111,9 @@ impl Stage {
     /// Copies the logs to where they outlive the run.
     pub(crate) fn keep_logs(&self) -> Result<()> {
         let kept = target().join("demo-logs");
+        if kept.exists() {
+            std::fs::remove_dir_all(&kept)?;
+        }
         std::fs::create_dir_all(&kept)?;
         let logs = std::fs::read_dir(&self.folder)?.flatten().map(|entry| entry.path());
         let servers = [self.services.postgres.log(), self.services.rabbitmq.log()].map(Path::to_owned);

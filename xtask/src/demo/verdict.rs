@@ -45,11 +45,17 @@ struct Differing {
 
 impl fmt::Display for Differing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let version = |version: Option<i64>| {
-            version.map_or("absent".to_owned(), |version| format!("version {version}"))
-        };
-        let (source, target) = (version(self.source_version), version(self.target_version));
-        write!(f, "{} {}: {source} in the source, {target} at the target", self.tenant_id, self.user_id)
+        write!(f, "{} {}: ", self.tenant_id, self.user_id)?;
+        match (self.source_version, self.target_version) {
+            (Some(source), Some(target)) if source == target => {
+                write!(f, "version {source}, with other fields")
+            }
+            (Some(source), Some(target)) => {
+                write!(f, "version {source} in the source, {target} at the target")
+            }
+            (Some(source), None) => write!(f, "version {source} in the source, absent at the target"),
+            (None, _) => write!(f, "not in the source"),
+        }
     }
 }
 
@@ -125,8 +131,8 @@ impl fmt::Display for Verdict {
             let target = &tally.target;
             for (number, what) in [
                 (findings.differing, "users differ from the source"),
-                (findings.ghosts, "requests bore what was never committed"),
-                (findings.reordered, "requests applied a version that was not newer"),
+                (findings.ghosts, "users in requests bore what was never committed"),
+                (findings.reordered, "users in requests were applied with a version that was not newer"),
             ] {
                 if number > 0 {
                     write!(f, "\n{target}: {number} {what}")?;

@@ -1,0 +1,69 @@
+use postbound_testbed::{QueueInfo, RabbitMq};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// A virtual host of one test's own, deleted with the value.
+pub struct Vhost {
+    name: String,
+    url: String,
+    rabbitmq: RabbitMq,
+}
+
+impl Vhost {
+    pub(crate) async fn new(rabbitmq: RabbitMq) -> Self {
+        let name = format!("test-{}", Uuid::new_v4().simple());
+        let url = rabbitmq.create_vhost(&name).await.unwrap();
+        Self { name, url, rabbitmq }
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A queue's counts; none if there is no such queue.
+    ///
+    /// # Panics
+    /// When RabbitMQ does not answer.
+    pub async fn queue(&self, name: &str) -> Option<QueueInfo> {
+        self.rabbitmq.queue_info(&self.name, name).await.unwrap()
+    }
+
+    /// Deletes a queue, whatever it holds.
+    ///
+    /// # Panics
+    /// When RabbitMQ does not answer.
+    pub async fn delete_queue(&self, name: &str) {
+        self.rabbitmq.delete_queue(&self.name, name).await.unwrap();
+    }
+
+    /// Closes every connection from RabbitMQ's side.
+    ///
+    /// # Panics
+    /// When RabbitMQ does not answer.
+    pub async fn cut_connections(&self) {
+        self.rabbitmq.close_all_connections(&self.name).await.unwrap();
+    }
+
+    /// Looks at the messages of a queue and leaves them there: properties and payload, as the management API has them.
+    ///
+    /// # Panics
+    /// When RabbitMQ does not answer.
+    pub async fn peek(&self, http: &reqwest::Client, queue: &str) -> Vec<Value> {
+        let url = format!("{}/api/queues/{}/{queue}/get", self.rabbitmq.management_url(), self.name);
+        let ask = json!({"count": 1000, "ackmode": "ack_requeue_true", "encoding": "auto"});
+        let request = http.post(url).basic_auth(self.rabbitmq.user(), Some(self.rabbitmq.password()));
+        request.json(&ask).send().await.unwrap().json().await.unwrap()
+    }
+}
+
+impl Drop for Vhost {
+    /// Best effort: whatever is left goes with the private server.
+    fn drop(&mut self) {
+        let (rabbitmq, name) = (self.rabbitmq.clone(), std::mem::take(&mut self.name));
+        let deleting = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.is_ok_and(|runtime| runtime.block_on(rabbitmq.delete_vhost(&name)).is_ok())
+        });
+        deleting.join().ok();
+    }
+}
