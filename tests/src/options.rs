@@ -69,7 +69,6 @@ url = "{broker_url}"
 lease = "2s"
 
 [worker]
-lease = "5s"
 heartbeat = "500ms"
 drain_deadline = "20s"
 
@@ -84,14 +83,12 @@ log_format = "json"
 adapter = "backend-sync"
 url = "http://{backend}/internal/users/sync"
 api_key = "{API_KEY}"
-timeout = "2s"
 coalesce = {coalesce}
 
 [targets.crm]
 adapter = "crm-batch"
 url = "http://{crm}"
 api_key = "{API_KEY}"
-timeout = "2s"
 coalesce = {coalesce}
 "#,
             database_url = database.viewer_url(),

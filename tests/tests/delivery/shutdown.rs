@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 
 /// A worker with one request under way that takes `delay`.
 async fn with_a_slow_request(delay: Duration, lease: &str) -> (Installation, Process, Process) {
-    let options = Options::default().with("worker.lease", lease).with("targets.backend.timeout", "5s");
+    let options = Options::default()
+        .with("worker.lease", lease)
+        .with("targets.backend.timeout", "5s")
+        .with("targets.crm.timeout", "5s");
     let installation = Installation::start(options).await;
     let relay = installation.relay();
     let worker = installation.worker(&["backend"]);

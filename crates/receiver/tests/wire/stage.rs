@@ -36,10 +36,10 @@ impl Answer {
     }
 }
 
-/// Address of a Postgres where databases may be made.
+/// Address of the private Postgres that `cargo xtask test` starts.
 fn superuser_url() -> String {
-    std::env::var("POSTBOUND_RECEIVER_TEST_PG")
-        .expect("set POSTBOUND_RECEIVER_TEST_PG to the address of a Postgres superuser")
+    let testbed = postbound_testbed::Endpoints::from_env().expect("the tests need their servers");
+    testbed.postgres.superuser_url()
 }
 
 fn url_of(database: &str) -> String {
