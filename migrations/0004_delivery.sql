@@ -134,7 +134,7 @@ insert into postbound.stream_cursor (stream, done_snapshot) values ('user_state'
 
 -- Every process asks which migration the database is at before it begins.
 grant select on postbound.migrations to postbound_relay, postbound_worker, postbound_operator, postbound_viewer;
-grant select on postbound.target, postbound.tenant to postbound_relay, postbound_worker;
+grant select on postbound.target, postbound.tenant, postbound.user_state to postbound_relay, postbound_worker;
 -- Delete: the relay sweeps rows of workers long dead.
 grant select, delete on postbound.worker to postbound_relay;
 grant select on postbound.partition_lease to postbound_relay;

@@ -1,4 +1,5 @@
 use crate::{Cursor, LogRow, Saved, Store, StoreError, USER_STATE_STREAM, cursor::SAVE_CURSOR};
+use postbound_event::UserKey;
 use std::collections::HashMap;
 
 impl Store {
@@ -32,6 +33,26 @@ impl Store {
         }
         tx.commit().await?;
         Ok(Saved::Yes)
+    }
+}
+
+impl Store {
+    /// The last known data of a user, once the projection has got to the state before `version`; None while it is
+    /// behind.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked.
+    pub async fn last_known_data(&self, key: &UserKey, version: i64) -> Result<Option<String>, StoreError> {
+        Ok(sqlx::query_scalar(
+            "-- last_known_data
+            select data::text from postbound.user_state
+            where tenant_id = $1 and user_id = $2 and version >= $3 - 1",
+        )
+        .bind(&key.tenant)
+        .bind(&key.user)
+        .bind(version)
+        .fetch_optional(&self.pool)
+        .await?)
     }
 }
 

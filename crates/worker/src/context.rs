@@ -4,6 +4,7 @@ use crate::{
 };
 use metrics::{Counter, Gauge, Histogram};
 use postbound_broker::{Broker, TargetNames};
+use postbound_store::Store;
 use postbound_target::{Delivery, Failure, FailureClass, Outcome, TenantInfo};
 use postbound_telemetry::names;
 use std::sync::{
@@ -17,6 +18,7 @@ pub(crate) struct TargetContext {
     pub(crate) name: Arc<str>,
     pub(crate) names: TargetNames,
     pub(crate) plan: TargetPlan,
+    pub(crate) store: Store,
     pub(crate) ledger: Ledger,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) fence: Fence,
@@ -60,7 +62,7 @@ impl Drop for InFlight<'_> {
 /// What a worker's targets have in common.
 #[derive(Clone)]
 pub(crate) struct Shared {
-    pub(crate) store: postbound_store::Store,
+    pub(crate) store: Store,
     pub(crate) ledger: Ledger,
     pub(crate) broker: Broker,
     pub(crate) fence: Fence,
@@ -72,6 +74,7 @@ impl TargetContext {
         let rate = RateBudget::new(plan.batch.as_ref().and_then(|batch| batch.rate_limit));
         Arc::new_cyclic(|context| Self {
             names: TargetNames::new(&*name, generation),
+            store: shared.store.clone(),
             ledger: shared.ledger.clone(),
             // One per target: a dead-letter queue that is missing holds up no other target's letters.
             dead_letters: DeadLetters::start(shared.broker.clone()),

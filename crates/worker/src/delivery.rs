@@ -1,12 +1,16 @@
 use crate::{batch::Claim, context::TargetContext, dead_letters::letter_body, lane::Next, retry::History};
 use postbound_broker::Headers;
 use postbound_event::{Action, Event, UserKey};
-use postbound_store::{Held, Settlement, Verdict};
+use postbound_store::{Held, Settlement, Verdict, within};
 use postbound_target::{Delivery, Failure, FailureClass, Outcome};
-use std::sync::Arc;
+use serde_json::value::RawValue;
+use std::{sync::Arc, time::Duration};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+/// How long a bare delete waits for the projection of the state before it.
+const STATE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A delivery that was begun and not settled: its events go back to the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +72,7 @@ impl Delivering {
             action: self.next.action,
             logged_at: event.logged_at,
             traceparent: event.traceparent.clone(),
-            data: Arc::from(event.data.clone()),
+            data: self.data(event).await.into(),
         };
         let present = self.next.action != Action::Deleted;
         loop {
@@ -95,6 +99,27 @@ impl Delivering {
                 }
             }
         }
+    }
+
+    /// The state to send. A bare delete that reached the log before the projection had the state before it is rendered
+    /// from that as soon as it is there, as some targets know their users by e-mail.
+    async fn data(&self, event: &Event) -> Box<RawValue> {
+        if self.next.action != Action::Deleted || event.data.get() != "{}" {
+            return event.data.clone();
+        }
+        let deadline = Instant::now() + STATE_PATIENCE;
+        while Instant::now() < deadline && !self.stop.is_cancelled() {
+            let known = self.context.store.last_known_data(&event.key, event.version);
+            match within(STATE_PATIENCE, known).await {
+                Ok(Some(data)) => return RawValue::from_string(data).unwrap_or_else(|_| event.data.clone()),
+                Ok(None) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(error) => {
+                    tracing::warn!(error = %error, "last known state not read; sending the delete by its ids");
+                    break;
+                }
+            }
+        }
+        event.data.clone()
     }
 
     /// One try. A request that has begun is awaited, whatever `stop` says: its outcome must reach the ledger.

@@ -267,6 +267,10 @@ impl Worker {
     }
 
     fn say_readiness(&self, component: &Component) {
+        if let Some((name, _)) = self.served.iter().find(|(_, served)| served.outdated) {
+            let why = "is registered otherwise, or retired; restart with its new configuration";
+            return component.not_ready(format!("target {name} {why}"));
+        }
         match self.plans.keys().next() {
             Some(name) => component.not_ready(format!(
                 "target {name} is not registered as configured here; run: postbound topology apply"
