@@ -63,11 +63,13 @@ impl Store {
             .bind(target)
             .execute(&mut *tx)
             .await?;
-        // A worker's place among its peers decides who takes the odd partition, so that shares settle.
+        // A worker's place among its peers, by age, decides who takes the odd partition: shares settle, and one that joins
+        // moves no more partitions than it takes.
         let (workers, place): (i64, i64) = sqlx::query_as(
             "-- live_workers
-            select count(*), count(*) filter (where worker_id < $1) from postbound.worker
-            where expires_at > clock_timestamp() and $2 = any(targets)",
+            select count(*), count(*) filter (where (w.started_at, w.worker_id) < (me.started_at, me.worker_id))
+            from postbound.worker as w left join postbound.worker as me on me.worker_id = $1
+            where w.expires_at > clock_timestamp() and $2 = any(w.targets)",
         )
         .bind(worker)
         .bind(target)
