@@ -6,7 +6,12 @@ use lapin::{
     tcp::{OwnedIdentity, OwnedTLSConfig},
     uri::AMQPUri,
 };
-use std::{path::PathBuf, str::FromStr as _, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    str::FromStr as _,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::sync::watch;
 
 /// How long a connection may take to say goodbye.
@@ -75,6 +80,7 @@ impl From<lapin::Error> for BrokerError {
 #[derive(Clone)]
 pub struct Broker {
     uri: AMQPUri,
+    password: Arc<Mutex<Option<String>>>,
     tls: Arc<Certificates>,
     connect_timeout: Duration,
 }
@@ -100,9 +106,6 @@ impl Broker {
     pub fn new(options: &BrokerOptions) -> Result<Self, BrokerError> {
         let mut uri = AMQPUri::from_str(&options.url).map_err(|_| BrokerError::Url)?;
         uri.query.heartbeat = Some(u16::try_from(options.heartbeat.as_secs().max(1)).unwrap_or(u16::MAX));
-        if let Some(password) = &options.password {
-            uri.authority.userinfo.password = password.clone();
-        }
         let read = |path: &PathBuf| {
             std::fs::read(path).map_err(|source| BrokerError::Certificate { path: path.clone(), source })
         };
@@ -114,6 +117,7 @@ impl Broker {
         };
         Ok(Self {
             uri,
+            password: Arc::new(Mutex::new(options.password.clone())),
             tls: Arc::new(Certificates { ca, identity }),
             connect_timeout: options.connect_timeout,
         })
@@ -134,14 +138,23 @@ impl Broker {
             }),
             cert_chain: ca.clone(),
         };
+        let mut uri = self.uri.clone();
+        if let Some(password) = self.password.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            uri.authority.userinfo.password = password;
+        }
         let runtime = default_runtime()?;
-        let connecting = Connection::connect_uri_with_config(self.uri.clone(), properties, tls, runtime);
+        let connecting = Connection::connect_uri_with_config(uri, properties, tls, runtime);
         // lapin's own connection timeout does not cover this path.
         let connection = tokio::time::timeout(self.connect_timeout, connecting)
             .await
             .map_err(|_| BrokerError::Timeout(self.connect_timeout))??;
         let blocked = watch_blocked(&connection);
         Ok(Link { connection, blocked })
+    }
+
+    /// Connections made from now on log in with this password; those there are stay.
+    pub fn set_password(&self, password: &str) {
+        *self.password.lock().unwrap_or_else(PoisonError::into_inner) = Some(password.to_owned());
     }
 
     /// Host and port, for messages.

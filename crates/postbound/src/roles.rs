@@ -5,11 +5,11 @@ use crate::{
     exit::{Exit, failed},
 };
 use postbound_broker::{Broker, BrokerOptions};
-use postbound_config::{Config, LogFormat, Target, process_environment};
+use postbound_config::{Config, LogFormat, SecretSource, Target, process_environment};
 use postbound_event::Action;
 use postbound_store::{Registration, Store, StoreOptions};
 use postbound_telemetry::{Health, Metrics, init_logging, serve};
-use std::str::FromStr as _;
+use std::{str::FromStr as _, time::Duration};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -42,8 +42,9 @@ pub(crate) fn start_logging(config: &Config) -> Result<(), Exit> {
 
 /// Postgres, for the part that calls itself `application`.
 pub(crate) fn store(config: &Config, application: &'static str) -> Result<Store, Exit> {
-    let password = config.database.password().map(|source| source.current()).transpose().map_err(failed)?;
-    Store::new(&StoreOptions {
+    let source = config.database.password();
+    let password = source.as_ref().map(SecretSource::current).transpose().map_err(failed)?;
+    let store = Store::new(&StoreOptions {
         url: config.database.url.expose().to_owned(),
         password: password.map(|secret| secret.expose().to_owned()),
         pool_max: config.database.pool_max,
@@ -51,7 +52,27 @@ pub(crate) fn store(config: &Config, application: &'static str) -> Result<Store,
         application,
         by_index: application == RELAY,
     })
-    .map_err(failed)
+    .map_err(failed)?;
+    if let Some(source) = source {
+        let store = store.clone();
+        tokio::spawn(follow_password(source, move |password| store.set_password(password)));
+    }
+    Ok(store)
+}
+
+/// Watches a password's file, so that a rotated one is used by the next connection.
+async fn follow_password(source: SecretSource, apply: impl Fn(&str)) {
+    let mut look = tokio::time::interval(Duration::from_secs(5));
+    let mut last = None;
+    loop {
+        look.tick().await;
+        // An unreadable file keeps the last password; the next connection says if that was wrong.
+        let Ok(current) = source.current() else { continue };
+        if last.as_ref() != Some(&current) {
+            apply(current.expose());
+            last = Some(current);
+        }
+    }
 }
 
 /// A migrated database; anything else is an error that says what to do.
@@ -71,17 +92,23 @@ pub(crate) async fn migrated_store(config: &Config, application: &'static str) -
 
 /// RabbitMQ.
 pub(crate) fn broker(config: &Config) -> Result<Broker, Exit> {
-    let broker = &config.broker;
-    let password = broker.password().map(|source| source.current()).transpose().map_err(failed)?;
-    Broker::new(&BrokerOptions {
-        url: broker.url.expose().to_owned(),
+    let settings = &config.broker;
+    let source = settings.password();
+    let password = source.as_ref().map(SecretSource::current).transpose().map_err(failed)?;
+    let broker = Broker::new(&BrokerOptions {
+        url: settings.url.expose().to_owned(),
         password: password.map(|secret| secret.expose().to_owned()),
-        heartbeat: broker.heartbeat,
-        connect_timeout: broker.connect_timeout,
-        ca_file: broker.ca_file.clone(),
-        client_certificate: broker.client_cert_file.clone().zip(broker.client_key_file.clone()),
+        heartbeat: settings.heartbeat,
+        connect_timeout: settings.connect_timeout,
+        ca_file: settings.ca_file.clone(),
+        client_certificate: settings.client_cert_file.clone().zip(settings.client_key_file.clone()),
     })
-    .map_err(failed)
+    .map_err(failed)?;
+    if let Some(source) = source {
+        let broker = broker.clone();
+        tokio::spawn(follow_password(source, move |password| broker.set_password(password)));
+    }
+    Ok(broker)
 }
 
 /// Serves health and metrics where the configuration wants them. Says the address it really has.

@@ -104,6 +104,12 @@ impl Store {
         Ok(Self { pool })
     }
 
+    /// Connections made from now on log in with this password; those there are stay.
+    pub fn set_password(&self, password: &str) {
+        let options = self.pool.connect_options().as_ref().clone().password(password);
+        self.pool.set_connect_options(options);
+    }
+
     /// The pool itself, for callers with SQL of their own (the command line's doctor, tests).
     pub fn pool(&self) -> &PgPool {
         &self.pool

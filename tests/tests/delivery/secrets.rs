@@ -3,6 +3,7 @@
 use super::{SOON, emit};
 use postbound_receiver::{Fault, FaultAnswer};
 use postbound_tests::{API_KEY, Installation, Options, Role, eventually};
+use sqlx::AssertSqlSafe;
 use std::path::Path;
 
 /// As Kubernetes and Vault agents do it: a new file, renamed over the old one.
@@ -37,6 +38,34 @@ async fn a_key_rotated_in_its_file_is_used_without_a_restart() {
         0.0,
         "a refused key burns nobody's attempts"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_password_rotated_in_its_file_is_used_by_the_next_connection() {
+    let installation = Installation::start(Options::default()).await;
+    let database = &installation.database;
+    let login = format!("rotating_{}", database.name());
+    let admin = async |sql: String| {
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(database.superuser()).await.unwrap();
+    };
+    admin(format!("create role {login} login password 'first' in role postbound_worker")).await;
+    let file = installation.path("database.password");
+    write_key(&file, "first");
+    let url = database.postgres().url_as(&login, "not-this-one", database.name());
+    let settings = [("database.url", url.as_str()), ("database.password_file", file.to_str().unwrap())];
+    let worker = installation.spawn(Role::Worker, &["worker"], &settings);
+    let _relay = installation.relay();
+    emit(&installation, "user", 5, "created").await;
+    installation.assert_converged().await;
+
+    admin(format!("alter role {login} password 'second'")).await;
+    write_key(&file, "second");
+    admin(format!("select pg_terminate_backend(pid) from pg_stat_activity where usename = '{login}'")).await;
+    emit(&installation, "user", 5, "updated").await;
+    installation.assert_converged().await;
+    worker.until_ready("the worker is well", |readiness| readiness.state("worker") == "ready").await;
+    drop(worker);
+    admin(format!("drop owned by {login}; drop role {login}")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -78,7 +78,7 @@ async fn spare_of_three(installation: &Installation) -> i32 {
         let workers: Vec<(String, i64)> = sqlx::query_as(
             "select w.label, count(l.partition) from postbound.worker as w
              left join postbound.partition_lease as l on l.worker_id = w.worker_id
-             group by w.worker_id order by w.worker_id",
+             group by w.worker_id order by w.started_at, w.worker_id",
         )
         .fetch_all(installation.database.superuser())
         .await
