@@ -143,3 +143,20 @@ fn resend_unclaimed(context: &Arc<TargetContext>, entries: Vec<Entry>) {
         tokio::spawn(request(Arc::clone(context), rest));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_withdrawn_is_not_sent_whatever_becomes_of_the_request() {
+        let claim = Claim::default();
+        assert!(claim.send());
+        assert!(!claim.withdraw(), "it is on its way");
+        claim.reopen();
+        assert!(claim.withdraw());
+        assert!(!claim.send());
+        claim.reopen();
+        assert!(!claim.send(), "a request that was not made does not bring it back");
+    }
+}

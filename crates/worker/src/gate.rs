@@ -144,6 +144,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_target_that_asks_for_no_pause_gets_one_all_the_same() {
+        let gate = Gate::default();
+        assert_eq!(gate.failed(Some(Duration::ZERO)), Some(PAUSE_MIN));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_passed_before_the_gate_closed_may_not_go_after() {
+        let gate = Gate::default();
+        gate.pass(TIMEOUT).await;
+        assert!(gate.lets_pass());
+        gate.failed(Some(Duration::from_secs(600)));
+        assert!(!gate.lets_pass());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_probe_that_never_comes_back_does_not_keep_the_gate_shut() {
         let gate = Gate::default();
         gate.failed(None);
