@@ -24,7 +24,7 @@ mod vhost;
 pub use crowd::{Crowd, emit_states};
 pub use database::TestDatabase;
 pub use eventually::eventually;
-pub use installation::Installation;
+pub use installation::{Installation, Letter};
 pub use locks::{backend_pid, until_waiting};
 pub use options::{API_KEY, Options};
 pub use oracle::Oracle;

@@ -28,6 +28,19 @@ impl<'a> Oracle<'a> {
     /// # Panics
     /// When a promise is broken.
     pub async fn assert_sound(&self) {
+        self.assert_none(
+            "a state was sent after a newer one, and refused",
+            "select contract, user_id, version::text, null::text from receiver.request_log where outcome = 'stale'",
+        )
+        .await;
+        self.assert_sound_though_late().await;
+    }
+
+    /// The same where a sender may have been frozen with a request in its hands: what arrives late is refused.
+    ///
+    /// # Panics
+    /// When a promise is broken.
+    pub async fn assert_sound_though_late(&self) {
         self.assert_order().await;
         self.assert_no_ghost().await;
         self.assert_one_body_per_key().await;
@@ -44,8 +57,8 @@ impl<'a> Oracle<'a> {
             &format!(
                 "select contract, user_id, version::text, before::text from (
                     select *, lag(version) over (partition by contract, tenant_id, user_id order by id) as before
-                    from ({SEEN}) as seen) as pair
-                 where version < before or outcome = 'stale' or version is null"
+                    from ({SEEN}) as seen where outcome <> 'stale') as pair
+                 where version < before or version is null"
             ),
         )
         .await;

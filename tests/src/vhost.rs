@@ -16,7 +16,9 @@ impl Vhost {
         Self { name, url, rabbitmq }
     }
 
-    pub(crate) fn url(&self) -> &str {
+    /// Its AMQP URL, as administrator.
+    #[must_use]
+    pub fn url(&self) -> &str {
         &self.url
     }
 
@@ -53,6 +55,21 @@ impl Vhost {
         let ask = json!({"count": 1000, "ackmode": "ack_requeue_true", "encoding": "auto"});
         let request = http.post(url).basic_auth(self.rabbitmq.user(), Some(self.rabbitmq.password()));
         request.json(&ask).send().await.unwrap().json().await.unwrap()
+    }
+
+    /// Publishes a message.
+    ///
+    /// # Panics
+    /// When RabbitMQ does not answer, or no queue takes it.
+    pub async fn publish(&self, http: &reqwest::Client, exchange: &str, routing_key: &str, payload: &str) {
+        let url =
+            format!("{}/api/exchanges/{}/{exchange}/publish", self.rabbitmq.management_url(), self.name);
+        let message = json!({
+            "properties": {}, "routing_key": routing_key, "payload": payload, "payload_encoding": "string"
+        });
+        let request = http.post(url).basic_auth(self.rabbitmq.user(), Some(self.rabbitmq.password()));
+        let answer: Value = request.json(&message).send().await.unwrap().json().await.unwrap();
+        assert_eq!(answer["routed"], true, "{answer}");
     }
 }
 

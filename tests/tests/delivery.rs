@@ -1,8 +1,10 @@
 //! The whole way, as those who rely on it are promised it: real processes, whatever breaks on the way.
 
+mod bare_deletes;
 mod batches;
 mod commands;
 mod folding;
+mod generations;
 mod oracle;
 mod order;
 mod outages;
@@ -13,7 +15,9 @@ mod replays;
 mod routing;
 mod secrets;
 mod shutdown;
+mod stalls;
 mod stream;
+mod tls;
 mod workers;
 
 use postbound_tests::{Installation, Process, Role, emit_states, eventually};
@@ -21,10 +25,10 @@ use std::time::Duration;
 use stream::Stream;
 
 /// A bound for what takes moments on an idle machine, no claim.
-const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// Users `<prefix>-1` to `<prefix>-<count>` of tenant t0 change.
-async fn emit(installation: &Installation, prefix: &str, count: i32, action: &str) {
+pub(crate) async fn emit(installation: &Installation, prefix: &str, count: i32, action: &str) {
     let mut producer = installation.database.connect(Role::Producer).await;
     emit_states(&mut producer, ("t0", prefix), count, action).await;
 }

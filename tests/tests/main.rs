@@ -2,4 +2,7 @@
 
 mod delivery;
 mod examples;
+mod failures;
+mod jobs;
+mod operators;
 mod producer;

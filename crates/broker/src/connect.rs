@@ -1,10 +1,11 @@
+use crate::tls::{TlsFiles, mend, tls_error};
 use futures_util::StreamExt as _;
 use lapin::{
-    Channel, Connection, ConnectionProperties, Event,
+    Channel, Connection, ConnectionProperties, ErrorKind, Event,
     options::BasicQosOptions,
     runtime::default_runtime,
-    tcp::{OwnedIdentity, OwnedTLSConfig},
-    uri::AMQPUri,
+    tcp::AMQPUriTcpExt as _,
+    uri::{AMQPScheme, AMQPUri},
 };
 use std::{
     path::PathBuf,
@@ -28,7 +29,7 @@ pub struct BrokerOptions {
     pub heartbeat: Duration,
     /// Time for connecting, TLS and login together.
     pub connect_timeout: Duration,
-    /// Certificates to trust besides the system's, PEM.
+    /// Certificates to trust instead of the system's, PEM. Read at each connect, as are the next.
     pub ca_file: Option<PathBuf>,
     /// Client certificate and key, PEM.
     pub client_certificate: Option<(PathBuf, PathBuf)>,
@@ -40,13 +41,23 @@ pub enum BrokerError {
     /// The URL cannot be read. It is not repeated: it may hold a password.
     #[error("broker.url is not an amqp:// or amqps:// URL")]
     Url,
-    /// A certificate or key file cannot be read.
-    #[error("cannot read {path}: {source}")]
+    /// A certificate or key file cannot be used.
+    #[error("{setting}: {path} cannot be used: {why}")]
     Certificate {
+        /// The setting that names the file.
+        setting: &'static str,
         /// The file.
         path: PathBuf,
         /// Why not.
-        source: std::io::Error,
+        why: String,
+    },
+    /// No TLS with RabbitMQ.
+    #[error("{what}; {mend}")]
+    Tls {
+        /// What went wrong.
+        what: String,
+        /// What to do about it.
+        mend: &'static str,
     },
     /// Nobody answered in time.
     #[error("no answer from RabbitMQ within {0:?}")]
@@ -72,6 +83,11 @@ pub enum BrokerError {
 
 impl From<lapin::Error> for BrokerError {
     fn from(error: lapin::Error) -> Self {
+        if let ErrorKind::IOError(io) = error.kind()
+            && let Some(tls) = tls_error(io)
+        {
+            return Self::Tls { what: tls.to_string(), mend: mend(tls) };
+        }
         Self::Amqp(error.to_string())
     }
 }
@@ -81,15 +97,8 @@ impl From<lapin::Error> for BrokerError {
 pub struct Broker {
     uri: AMQPUri,
     password: Arc<Mutex<Option<String>>>,
-    tls: Arc<Certificates>,
+    tls: Arc<TlsFiles>,
     connect_timeout: Duration,
-}
-
-/// PEM contents of the certificate files.
-struct Certificates {
-    ca: Option<String>,
-    /// Certificate and key.
-    identity: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 /// One connection, and what RabbitMQ says of it as a whole.
@@ -99,26 +108,21 @@ pub struct Link {
 }
 
 impl Broker {
-    /// Reads the options, and the certificate files they name.
+    /// Reads the options and tries the certificate files they name.
     ///
     /// # Errors
-    /// When the URL or a file cannot be read.
+    /// When the URL or a file cannot be used.
     pub fn new(options: &BrokerOptions) -> Result<Self, BrokerError> {
         let mut uri = AMQPUri::from_str(&options.url).map_err(|_| BrokerError::Url)?;
         uri.query.heartbeat = Some(u16::try_from(options.heartbeat.as_secs().max(1)).unwrap_or(u16::MAX));
-        let read = |path: &PathBuf| {
-            std::fs::read(path).map_err(|source| BrokerError::Certificate { path: path.clone(), source })
-        };
-        let ca = options.ca_file.as_ref().map(read).transpose()?;
-        let ca = ca.map(|pem| String::from_utf8_lossy(&pem).into_owned());
-        let identity = match &options.client_certificate {
-            Some((certificate, key)) => Some((read(certificate)?, read(key)?)),
-            None => None,
-        };
+        let tls = TlsFiles { ca: options.ca_file.clone(), identity: options.client_certificate.clone() };
+        if uri.scheme == AMQPScheme::AMQPS {
+            tls.connector()?;
+        }
         Ok(Self {
             uri,
             password: Arc::new(Mutex::new(options.password.clone())),
-            tls: Arc::new(Certificates { ca, identity }),
+            tls: Arc::new(tls),
             connect_timeout: options.connect_timeout,
         })
     }
@@ -129,27 +133,37 @@ impl Broker {
     /// # Errors
     /// When there is no connection in time.
     pub async fn connect(&self, name: &str) -> Result<Link, BrokerError> {
-        let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let Certificates { ca, identity } = &*self.tls;
-        let tls = OwnedTLSConfig {
-            identity: identity.as_ref().map(|(certificate, key)| OwnedIdentity::PKCS8 {
-                pem: certificate.clone(),
-                key: key.clone(),
-            }),
-            cert_chain: ca.clone(),
-        };
-        let mut uri = self.uri.clone();
-        if let Some(password) = self.password.lock().unwrap_or_else(PoisonError::into_inner).clone() {
-            uri.authority.userinfo.password = password;
-        }
-        let runtime = default_runtime()?;
-        let connecting = Connection::connect_uri_with_config(uri, properties, tls, runtime);
         // lapin's own connection timeout does not cover this path.
-        let connection = tokio::time::timeout(self.connect_timeout, connecting)
+        let connection = tokio::time::timeout(self.connect_timeout, self.open(name))
             .await
             .map_err(|_| BrokerError::Timeout(self.connect_timeout))??;
         let blocked = watch_blocked(&connection);
         Ok(Link { connection, blocked })
+    }
+
+    async fn open(&self, name: &str) -> Result<Connection, BrokerError> {
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        let mut uri = self.uri.clone();
+        if let Some(password) = self.password.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            uri.authority.userinfo.password = password;
+        }
+        let tls = match uri.scheme {
+            AMQPScheme::AMQP => None,
+            AMQPScheme::AMQPS => {
+                let files = Arc::clone(&self.tls);
+                let reading = tokio::task::spawn_blocking(move || files.connector());
+                Some(reading.await.map_err(|error| BrokerError::Amqp(error.to_string()))??)
+            }
+        };
+        // lapin's own TLS wants system certificates to be there, whichever are to be trusted.
+        let connect = async move |uri: AMQPUri, runtime| {
+            let plain = AMQPUri { scheme: AMQPScheme::AMQP, ..uri.clone() }.connect_async(&runtime).await?;
+            Ok(match &tls {
+                Some(tls) => plain.into_rustls(tls, &uri.authority.host).await?,
+                None => plain,
+            })
+        };
+        Ok(Connection::connector(uri, default_runtime()?, connect, properties).await?)
     }
 
     /// Connections made from now on log in with this password; those there are stay.

@@ -14,6 +14,31 @@ pub struct Message {
     pub body: Vec<u8>,
     /// Times it was delivered before, as the quorum queue counts.
     pub delivered_before: u64,
+    headers: Option<FieldTable>,
+}
+
+impl Message {
+    /// A header that is text.
+    pub fn header(&self, name: &str) -> Option<String> {
+        text(self.headers.as_ref()?.inner().get(name)?)
+    }
+
+    /// Why RabbitMQ itself dead-lettered it last (`delivery_limit`, `expired`, `maxlen`, `rejected`), if it did.
+    pub fn broker_death(&self) -> Option<String> {
+        let AMQPValue::FieldArray(deaths) = self.headers.as_ref()?.inner().get("x-death")? else {
+            return None;
+        };
+        let AMQPValue::FieldTable(newest) = deaths.as_slice().first()? else { return None };
+        text(newest.inner().get("reason")?)
+    }
+}
+
+fn text(value: &AMQPValue) -> Option<String> {
+    match value {
+        AMQPValue::LongString(text) => Some(text.to_string()),
+        AMQPValue::ShortString(text) => Some(text.to_string()),
+        _ => None,
+    }
 }
 
 /// The one consumer of one partition queue, with a channel of its own.
@@ -44,6 +69,7 @@ impl PartitionConsumer {
             Some(Ok(delivery)) => Ok(Message {
                 tag: delivery.delivery_tag,
                 delivered_before: delivered_before(&delivery.properties),
+                headers: delivery.properties.headers().clone(),
                 body: delivery.data,
             }),
             Some(Err(error)) => Err(error.into()),

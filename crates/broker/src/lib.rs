@@ -10,6 +10,7 @@ mod connect;
 mod consumer;
 mod names;
 mod publisher;
+mod tls;
 mod topology;
 
 pub use connect::{Broker, BrokerError, BrokerOptions, Link};

@@ -16,6 +16,11 @@ impl TargetNames {
         &self.target
     }
 
+    /// The generation of the partition queues.
+    pub fn generation(&self) -> i32 {
+        self.generation
+    }
+
     /// The direct exchange the relay publishes this target's messages to.
     pub fn exchange(&self) -> String {
         format!("postbound.{}", self.target)
@@ -29,6 +34,16 @@ impl TargetNames {
     /// Queue of a partition.
     pub fn queue(&self, partition: u16) -> String {
         format!("postbound.{}.{}", self.target, self.routing_key(partition))
+    }
+
+    /// Routing key of a partition's backfill: what jobs send again, apart from live changes so that it delays none.
+    pub fn backfill_routing_key(&self, partition: u16) -> String {
+        format!("{}.backfill", self.routing_key(partition))
+    }
+
+    /// Queue of a partition's backfill.
+    pub fn backfill_queue(&self, partition: u16) -> String {
+        format!("postbound.{}.{}", self.target, self.backfill_routing_key(partition))
     }
 
     /// The direct exchange for dead letters of all targets.

@@ -1,12 +1,15 @@
 use crate::{BrokerError, Link, TargetNames};
 use lapin::{
     Channel, ErrorKind, ExchangeKind,
-    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions},
+    options::{
+        BasicGetOptions, BasicNackOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+        QueueDeleteOptions,
+    },
     protocol::{AMQPErrorKind, AMQPSoftError},
     types::{AMQPValue, FieldTable},
 };
 
-/// Bounds of a partition queue. RabbitMQ cannot change them on an existing queue.
+/// Bounds of a partition queue, live or backfill. RabbitMQ cannot change them on an existing queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueBounds {
     /// Messages at most; more are refused to the relay, which waits.
@@ -41,8 +44,8 @@ pub struct QueueState {
 }
 
 impl Link {
-    /// Declares the exchange, the partition queues, the dead-letter exchange and the dead-letter queue of a target,
-    /// with the same arguments on RabbitMQ 3.10 and 4.x. What is there already stays as it is.
+    /// Declares the exchange, each partition's live and backfill queue, the dead-letter exchange and the dead-letter
+    /// queue of a target, with the same arguments on RabbitMQ 3.10 and 4.x. What is there already stays as it is.
     ///
     /// # Errors
     /// [`BrokerError::Mismatch`] when something is there with other arguments.
@@ -59,9 +62,12 @@ impl Link {
         self.declare_queue(&dead, dead_queue_arguments(bounds), &mut declared).await?;
         self.bind(&dead, TargetNames::dead_exchange(), names.dead_routing_key()).await?;
         for partition in 0..partitions {
-            let queue = names.queue(partition);
-            self.declare_queue(&queue, partition_queue_arguments(names, bounds), &mut declared).await?;
-            self.bind(&queue, &names.exchange(), &names.routing_key(partition)).await?;
+            let live = (names.queue(partition), names.routing_key(partition));
+            let backfill = (names.backfill_queue(partition), names.backfill_routing_key(partition));
+            for (queue, key) in [live, backfill] {
+                self.declare_queue(&queue, partition_queue_arguments(names, bounds), &mut declared).await?;
+                self.bind(&queue, &names.exchange(), &key).await?;
+            }
         }
         Ok(declared)
     }
@@ -133,6 +139,23 @@ impl Link {
         Ok(state)
     }
 
+    /// Whether a queue has a message ready. The queue answers in the order of its own log, so a no is certain;
+    /// [`Link::queue_state`] can say 0 of a queue that has just started, or does not answer in time.
+    ///
+    /// # Errors
+    /// When the queue is missing or RabbitMQ cannot be asked.
+    pub async fn has_ready_message(&self, queue: &str) -> Result<bool, BrokerError> {
+        let channel = self.channel().await?;
+        let got = channel.basic_get(queue.into(), BasicGetOptions { no_ack: false }).await?;
+        if let Some(message) = &got {
+            // It goes back to where it was before anybody can consume what is behind it.
+            let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+            channel.basic_nack(message.delivery.delivery_tag, options).await?;
+        }
+        close(&channel).await;
+        Ok(got.is_some())
+    }
+
     /// Whether an exchange is there, without changing anything.
     ///
     /// # Errors
@@ -160,6 +183,9 @@ impl Link {
     pub async fn delete_queue_if_empty(&self, queue: &str) -> Result<bool, BrokerError> {
         let state = self.queue_state(queue).await?;
         if state.messages > 0 || state.consumers > 0 {
+            return Ok(false);
+        }
+        if state.exists && self.has_ready_message(queue).await? {
             return Ok(false);
         }
         // Quorum queues refuse if_empty and if_unused, hence the look before.

@@ -2,7 +2,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::target::RateLimit;
 use crate::units;
 
 /// Which adapter renders a target's requests.
@@ -50,7 +49,7 @@ impl Adapter {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BackendSync {
-    /// Whether requests bear `X-Tenant-ID`. Default true.
+    /// Whether requests bear `postbound-tenant`. Default true.
     pub send_tenant_header: bool,
 }
 
@@ -75,8 +74,6 @@ pub struct CrmBatch {
     /// How long a request waits for more users of its tenant. Default 5 ms.
     #[serde(with = "units::duration")]
     pub linger: Duration,
-    /// Requests the target takes in a span of time. Default: no limit.
-    pub rate_limit: Option<RateLimit>,
     /// Whether each user in a body bears its `version`; off for receivers that refuse unknown fields.
     /// Default true.
     pub send_versions: bool,
@@ -90,7 +87,6 @@ impl Default for CrmBatch {
             application_code: "crm".to_owned(),
             batch_users_max: 100,
             linger: Duration::from_millis(5),
-            rate_limit: None,
             send_versions: true,
         }
     }

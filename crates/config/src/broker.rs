@@ -21,7 +21,8 @@ pub struct Broker {
     /// Time one connect may take, TLS and AMQP handshake included. Default 10 s.
     #[serde(with = "units::duration")]
     pub connect_timeout: Duration,
-    /// PEM file of the authority that signed the broker's certificate. Default: the system's authorities.
+    /// PEM file of the authority that signed the broker's certificate; no other is trusted then. Read at each
+    /// connect, as are the client's own. Default: the system's authorities.
     pub ca_file: Option<PathBuf>,
     /// PEM file of the client certificate; needs `client_key_file`. Default: none.
     pub client_cert_file: Option<PathBuf>,

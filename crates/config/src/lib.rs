@@ -16,16 +16,19 @@
 //! ```
 
 mod adapter;
+mod breaker;
 mod broker;
 mod config;
 mod database;
 mod decode;
 mod decode_target;
+mod dispositions;
 mod environment;
 mod errors;
 mod interpolate;
 mod receiver;
 mod relay;
+mod retry;
 mod secret;
 mod secret_file;
 mod target;
@@ -35,19 +38,23 @@ mod topology;
 mod tree;
 mod units;
 mod validate;
+mod validate_target;
 mod worker;
 
 pub use adapter::{Adapter, AdapterKind, BackendSync, CrmBatch};
+pub use breaker::Breaker;
 pub use broker::Broker;
 pub use config::{Config, DEFAULT_FILE};
 pub use database::Database;
+pub use dispositions::{Answer, Disposition, Dispositions};
 pub use environment::process_environment;
 pub use errors::{ConfigError, ConfigErrors};
 pub use receiver::{Receiver, ReceiverMode};
 pub use relay::Relay;
+pub use retry::Retry;
 pub use secret::Secret;
 pub use secret_file::{SecretError, SecretList, SecretSource};
-pub use target::{Action, RateLimit, Retry, Target};
+pub use target::{Action, RateLimit, Target};
 pub use telemetry::{LogFormat, Telemetry};
 pub use topology::Topology;
 pub use worker::Worker;

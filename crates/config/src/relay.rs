@@ -36,6 +36,17 @@ pub struct Relay {
     pub retention_days: u32,
     /// How long an event id given by a producer is remembered, in days. Default 7.
     pub dedup_window_days: u32,
+    /// How often each target is searched for users it should hold a newer state of; None (`"off"`): never. Default 15 min.
+    #[serde(with = "units::duration_or_off")]
+    pub reconcile_every: Option<Duration>,
+    /// Age from which such a state counts as left behind rather than on its way. Default 15 min.
+    #[serde(with = "units::duration")]
+    pub reconcile_after: Duration,
+    /// Items of jobs (replays, resyncs, ...) sent and not settled, per target at most. Default 2000.
+    pub job_items_unsettled_max: u32,
+    /// How long items stay unsettled, with nothing of them in queues, before they are sent again. Default 60 s.
+    #[serde(with = "units::duration")]
+    pub job_lost_after: Duration,
 }
 
 impl Default for Relay {
@@ -52,6 +63,10 @@ impl Default for Relay {
             partitions_ahead_days: 14,
             retention_days: 7,
             dedup_window_days: 7,
+            reconcile_every: Some(Duration::from_secs(15 * 60)),
+            reconcile_after: Duration::from_secs(15 * 60),
+            job_items_unsettled_max: 2000,
+            job_lost_after: Duration::from_secs(60),
         }
     }
 }

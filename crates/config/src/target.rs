@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::adapter::{Adapter, BackendSync, CrmBatch};
+use crate::breaker::Breaker;
+use crate::dispositions::Dispositions;
+use crate::retry::Retry;
 use crate::{Secret, SecretList, SecretSource, units};
 
 /// `[targets.<name>]`: one system kept in step.
@@ -43,8 +46,25 @@ pub struct Target {
     /// Time for connecting alone. Default 5 s.
     #[serde(with = "units::duration")]
     pub connect_timeout: Duration,
-    /// Quick retries of one delivery, before the user is parked.
+    /// When a failed delivery is tried again, and when it is given up.
     pub retry: Retry,
+    /// When the target as a whole is paused for failing calls.
+    pub breaker: Breaker,
+    /// What this target means by an answer, over the built-in table. Default: empty.
+    pub dispositions: Dispositions,
+    /// Requests the target takes in a span of time, shared by all workers. Default: no limit.
+    pub rate_limit: Option<RateLimit>,
+    /// Share of `rate_limit` and `concurrency` that backfill (replays, resyncs) may not use, 0.0 to below 1.0.
+    /// Default 0.5.
+    pub live_share: f64,
+    /// Whether the target refuses versions older than the one it holds. Where it does not, a delivery of
+    /// unknown outcome may take effect after a newer one: the newest state is then sent once more, under a new
+    /// key. Default false.
+    pub guards_versions: bool,
+    /// How long after an unknown outcome that is done: by then the lost request has ended at the target. Not
+    /// shorter than `timeout`. Default 1 min.
+    #[serde(with = "units::duration")]
+    pub doubt_after: Duration,
     /// Bytes of an answer read at most. Default 1 MiB.
     #[serde(with = "units::bytes")]
     pub response_bytes_max: usize,
@@ -83,6 +103,12 @@ impl Default for Target {
             timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             retry: Retry::default(),
+            breaker: Breaker::default(),
+            dispositions: Dispositions::default(),
+            rate_limit: None,
+            live_share: 0.5,
+            guards_versions: false,
+            doubt_after: Duration::from_secs(60),
             response_bytes_max: 1 << 20,
             origin: String::new(),
             api_key: None,
@@ -167,34 +193,4 @@ pub struct RateLimit {
     /// The span.
     #[serde(with = "units::duration")]
     pub per: Duration,
-}
-
-/// `[targets.<name>.retry]`: quick tries of one delivery.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Retry {
-    /// Tries in all, the first included. Default 3.
-    pub attempts: u32,
-    /// Pause before the second try, the third, ...; the last one repeats. Default 1 s, 2 s.
-    #[serde(with = "units::durations")]
-    pub delays: Vec<Duration>,
-    /// Share of a pause that is random, 0.0 to 1.0: 0.2 means 80 to 100 % of the pause. Default 0.
-    pub jitter: f64,
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self { attempts: 3, delays: vec![Duration::from_secs(1), Duration::from_secs(2)], jitter: 0.0 }
-    }
-}
-
-impl Retry {
-    /// The pause after the failed try number `attempt` (from 1), before jitter; `None` when none is left.
-    pub fn delay(&self, attempt: u32) -> Option<Duration> {
-        if attempt >= self.attempts {
-            return None;
-        }
-        let index = attempt.saturating_sub(1) as usize;
-        self.delays.get(index).or(self.delays.last()).copied()
-    }
 }

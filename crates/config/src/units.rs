@@ -20,13 +20,39 @@ pub(crate) mod duration {
         scalar(deserializer, "a duration", parse)
     }
 
-    fn parse(text: &str) -> Result<Duration, String> {
+    pub(super) fn parse(text: &str) -> Result<Duration, String> {
         const EXPECTED: &str =
             "expected a number with a unit, such as \"500ms\", \"10s\", \"15m\" or \"24h\"";
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(format!("`{text}` has no unit; {EXPECTED} (\"{text}s\" for seconds)"));
         }
         humantime::parse_duration(text).map_err(|_| format!("\"{text}\" is not a duration; {EXPECTED}"))
+    }
+}
+
+/// The same, or `"off"` or `0` for none.
+pub(crate) mod duration_or_off {
+    use std::time::Duration;
+
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(
+        value: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => duration::serialize(value, serializer),
+            None => serializer.serialize_str("off"),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        scalar(deserializer, "a duration, or \"off\"", |text| match text {
+            "off" | "0" => Ok(None),
+            text => duration::parse(text).map(|time| Some(time).filter(|time| !time.is_zero())),
+        })
     }
 }
 

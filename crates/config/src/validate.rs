@@ -3,9 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use url::Url;
-
-use crate::adapter::Adapter;
 use crate::errors::{ConfigError, Errors, Place};
 use crate::tree::Node;
 use crate::{Config, RateLimit, Receiver, Secret, Target, Worker};
@@ -48,32 +45,38 @@ pub(crate) fn validate(config: &Config, root: &Node, errors: &mut Errors) {
     }
 }
 
-struct Check<'a> {
+pub(crate) struct Check<'a> {
     root: &'a Node,
     errors: &'a mut Errors,
 }
 
 impl Check<'_> {
-    fn require(&mut self, holds: bool, key: &str, problem: impl Into<String>) {
+    pub(crate) fn require(&mut self, holds: bool, key: &str, problem: impl Into<String>) {
         self.require_or_mend(holds, key, problem, None);
     }
 
-    fn require_or_mend(&mut self, holds: bool, key: &str, problem: impl Into<String>, mend: Option<String>) {
+    pub(crate) fn require_or_mend(
+        &mut self,
+        holds: bool,
+        key: &str,
+        problem: impl Into<String>,
+        mend: Option<String>,
+    ) {
         if !holds && !self.errors.mention(key) {
             let place: Place = self.root.place(key.split('.'));
             self.errors.push(ConfigError { place, key: key.to_owned(), problem: problem.into(), mend });
         }
     }
 
-    fn at_least_one<N: Into<u64> + Copy>(&mut self, number: N, key: &str) {
+    pub(crate) fn at_least_one<N: Into<u64> + Copy>(&mut self, number: N, key: &str) {
         self.require(number.into() >= 1, key, "must be 1 or more");
     }
 
-    fn some_count(&mut self, number: usize, key: &str) {
+    pub(crate) fn some_count(&mut self, number: usize, key: &str) {
         self.require(number >= 1, key, "must be 1 or more");
     }
 
-    fn some_time(&mut self, time: Duration, key: &str) {
+    pub(crate) fn some_time(&mut self, time: Duration, key: &str) {
         self.require(!time.is_zero(), key, "must be longer than 0");
     }
 
@@ -135,6 +138,9 @@ impl Check<'_> {
         self.at_least_one(relay.partitions_ahead_days, "relay.partitions_ahead_days");
         self.at_least_one(relay.retention_days, "relay.retention_days");
         self.at_least_one(relay.dedup_window_days, "relay.dedup_window_days");
+        self.some_time(relay.reconcile_after, "relay.reconcile_after");
+        self.at_least_one(relay.job_items_unsettled_max, "relay.job_items_unsettled_max");
+        self.some_time(relay.job_lost_after, "relay.job_lost_after");
     }
 
     fn worker(&mut self, config: &Config) {
@@ -193,73 +199,6 @@ impl Check<'_> {
         }
     }
 
-    fn target(&mut self, target: &Target) {
-        let section = format!("targets.{}", target.name);
-        let key = |name: &str| format!("{section}.{name}");
-        self.require(
-            is_target_name(&target.name),
-            &section,
-            "a target's name is a-z, 0-9 and `-`, starts with a letter and has at most 40 characters",
-        );
-        self.target_url(target, &key("url"));
-        self.require(
-            !target.actions.is_empty(),
-            &key("actions"),
-            "a target that wants no action gets nothing",
-        );
-        self.some_count(target.concurrency, &key("concurrency"));
-        self.some_count(target.in_flight_bytes_max, &key("in_flight_bytes_max"));
-        self.at_least_one(target.prefetch_messages, &key("prefetch_messages"));
-        self.some_time(target.timeout, &key("timeout"));
-        self.some_time(target.connect_timeout, &key("connect_timeout"));
-        self.some_count(target.response_bytes_max, &key("response_bytes_max"));
-        self.retry(target, &key("retry"));
-        self.one_source(target.api_key.is_some(), &target.api_key_file, &key("api_key"));
-        self.one_source(target.bearer_token.is_some(), &target.bearer_token_file, &key("bearer_token"));
-        let signs = !target.signing_secrets.is_empty();
-        self.one_source(signs, &target.signing_secrets_file, &key("signing_secrets"));
-        self.headers(target, &key("headers"));
-        if let Adapter::CrmBatch(crm) = &target.adapter {
-            let fits = (1..=100).contains(&crm.batch_users_max);
-            self.require(
-                fits,
-                &key("batch_users_max"),
-                "must be between 1 and 100, the most the contract takes",
-            );
-            if let Some(limit) = &crm.rate_limit {
-                self.rate_limit(limit, &key("rate_limit"));
-            }
-        }
-    }
-
-    fn target_url(&mut self, target: &Target, key: &str) {
-        let Some(text) = &target.url else { return };
-        let example = "expected http://host/path or https://host/path";
-        match Url::parse(text) {
-            Err(error) => self.require(false, key, format!("is not a URL ({error}); {example}")),
-            Ok(url) => {
-                let web = matches!(url.scheme(), "http" | "https") && url.has_host();
-                self.require(web, key, format!("is not a web address; {example}"));
-                self.require_or_mend(
-                    url.username().is_empty() && url.password().is_none(),
-                    key,
-                    "must not hold credentials: it is logged",
-                    Some("use `bearer_token`, `api_key` or `headers`".to_owned()),
-                );
-                self.require(url.fragment().is_none(), key, "must not have a fragment (`#...`)");
-            }
-        }
-    }
-
-    fn retry(&mut self, target: &Target, key: &str) {
-        let retry = &target.retry;
-        self.at_least_one(retry.attempts, &format!("{key}.attempts"));
-        let jitter = (0.0..=1.0).contains(&retry.jitter);
-        self.require(jitter, &format!("{key}.jitter"), "must be between 0.0 and 1.0");
-        let delays = retry.attempts <= 1 || !retry.delays.is_empty();
-        self.require(delays, &format!("{key}.delays"), "more than one attempt needs a delay between them");
-    }
-
     fn lease(&mut self, target: &Target, worker: &Worker) {
         let key = format!("targets.{}.timeout", target.name);
         let needed = target.timeout.saturating_add(Worker::LEASE_MARGIN);
@@ -276,43 +215,15 @@ impl Check<'_> {
         );
     }
 
-    fn headers(&mut self, target: &Target, key: &str) {
-        const OURS: [&str; 8] = [
-            "content-length",
-            "content-type",
-            "host",
-            "idempotency-key",
-            "transfer-encoding",
-            "user-agent",
-            "webhook-id",
-            "webhook-signature",
-        ];
-        for (name, value) in &target.headers {
-            let key = format!("{key}.{name}");
-            let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-            self.require(!name.is_empty() && name.chars().all(token), &key, "is not a header's name");
-            let ours = OURS.contains(&name.to_ascii_lowercase().as_str());
-            self.require(!ours, &key, "is set by Postbound itself");
-            let sendable = value.expose().chars().all(|c| c == '\t' || (' '..='~').contains(&c));
-            self.require(sendable, &key, "holds characters a header cannot carry");
-        }
-    }
-
-    fn rate_limit(&mut self, limit: &RateLimit, key: &str) {
+    pub(crate) fn rate_limit(&mut self, limit: &RateLimit, key: &str) {
         self.at_least_one(limit.requests, &format!("{key}.requests"));
         self.some_time(limit.per, &format!("{key}.per"));
     }
 
-    fn one_source(&mut self, inline: bool, file: &Option<PathBuf>, key: &str) {
+    pub(crate) fn one_source(&mut self, inline: bool, file: &Option<PathBuf>, key: &str) {
         let both = inline && file.is_some();
         self.require(!both, &format!("{key}_file"), format!("give either this or `{}`", last(key)));
     }
-}
-
-fn is_target_name(name: &str) -> bool {
-    name.len() <= 40
-        && name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
 }
 
 fn last(key: &str) -> &str {
@@ -323,6 +234,6 @@ fn starts(schemes: &[&str]) -> String {
     schemes.iter().map(|scheme| format!("{scheme}://")).collect::<Vec<_>>().join(" or ")
 }
 
-fn span(time: Duration) -> String {
+pub(crate) fn span(time: Duration) -> String {
     humantime::format_duration(time).to_string()
 }

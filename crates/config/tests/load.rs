@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use insta::assert_snapshot;
-use postbound_config::{Action, Adapter, Config, ConfigErrors, LogFormat, RateLimit, ReceiverMode};
+use postbound_config::{
+    Action, Answer, Breaker, Config, ConfigErrors, Disposition, LogFormat, RateLimit, ReceiverMode, Retry,
+};
 
 const BASE: &str = "
 [database]
@@ -83,6 +85,7 @@ fn every_default_the_example_names_is_the_real_one() {
         "# api_key_file",
         "# signing_secrets_file",
         "# headers",
+        "# dispositions",
     ];
     let uncommented: String = example
         .lines()
@@ -96,6 +99,7 @@ fn every_default_the_example_names_is_the_real_one() {
         .collect();
     let environment = ["DATABASE_URL=postgres://db", "RABBITMQ_URL=amqp://mq"];
     let all = load(&uncommented, &environment).unwrap_or_else(|errors| panic!("{errors}\n{uncommented}"));
+    assert!(uncommented.contains("\nretry.horizon = ") && uncommented.contains("\nbreaker.window = "));
     assert!(uncommented.contains("\nsend_versions = true") && uncommented.contains("\nfaults = false"));
     assert_eq!(all, load(example, &environment).unwrap());
 }
@@ -110,6 +114,10 @@ fn everything_can_come_from_the_environment() {
         "POSTBOUND_TARGETS__MY_CRM__API_KEY=12345",
         "POSTBOUND_TARGETS__MY_CRM__ACTIONS=created, deleted",
         "POSTBOUND_TARGETS__MY_CRM__RETRY={ attempts = 5, delays = ['1s'] }",
+        "POSTBOUND_TARGETS__MY_CRM__RETRY__SCHEDULE=1s,10s",
+        "POSTBOUND_TARGETS__MY_CRM__BREAKER__CALLS_MIN=5",
+        "POSTBOUND_TARGETS__MY_CRM__DISPOSITIONS__RESULT_FAILED=permanent",
+        "POSTBOUND_TARGETS__MY_CRM__DISPOSITIONS__500_599=unknown",
         "POSTBOUND_TARGETS__MY_CRM__RATE_LIMIT__REQUESTS=100",
         "POSTBOUND_TARGETS__MY_CRM__RATE_LIMIT__PER=15m",
         "POSTBOUND_TARGETS__MY_CRM__HEADERS__X_TEAM=accounts",
@@ -122,9 +130,17 @@ fn everything_can_come_from_the_environment() {
     assert_eq!(crm.api_key.as_ref().unwrap().expose(), "12345");
     assert_eq!(crm.actions, BTreeSet::from([Action::Created, Action::Deleted]));
     assert_eq!((crm.retry.attempts, crm.retry.delay(4)), (5, Some(Duration::from_secs(1))));
+    assert_eq!(crm.retry.schedule, [1, 10].map(Duration::from_secs));
+    assert_eq!(crm.breaker, Breaker { calls_min: 5, ..Breaker::default() });
+    assert_eq!(
+        crm.dispositions.iter().collect::<Vec<_>>(),
+        [
+            (Answer::Statuses { from: 500, to: 599 }, Disposition::Unknown),
+            (Answer::Reason("result_failed"), Disposition::Permanent),
+        ]
+    );
     assert_eq!(crm.headers["x-team"].expose(), "accounts");
-    let Adapter::CrmBatch(settings) = &crm.adapter else { panic!("{:?}", crm.adapter) };
-    assert_eq!(settings.rate_limit, Some(RateLimit { requests: 100, per: Duration::from_secs(900) }));
+    assert_eq!(crm.rate_limit, Some(RateLimit { requests: 100, per: Duration::from_secs(900) }));
     assert_eq!(config.telemetry.listen, None);
 }
 
@@ -350,6 +366,30 @@ fn keys_of_the_other_adapter_are_refused_with_the_reason() {
 }
 
 #[test]
+fn every_adapter_can_have_pace_and_dispositions_of_its_own() {
+    for adapter in ["backend-sync", "crm-batch"] {
+        let config = good(
+            &format!(
+                "[targets.x]\nadapter = '{adapter}'\nrate_limit = {{ requests = 5, per = '1s' }}\nlive_share = 0.9\n\
+                 guards_versions = true\ndoubt_after = '5m'\n[targets.x.retry]\nhorizon = '1h'\n\
+                 [targets.x.breaker]\nfold_after = '5s'\n\
+                 [targets.x.dispositions]\n'500-599' = 'unknown'\n503 = 'whole-target'\ntimeout = 'transient'"
+            ),
+            &[],
+        );
+        let target = &config.targets["x"];
+        assert_eq!(target.rate_limit, Some(RateLimit { requests: 5, per: Duration::from_secs(1) }));
+        assert_eq!((target.live_share, target.guards_versions), (0.9, true));
+        assert_eq!(target.doubt_after, Duration::from_secs(300));
+        assert_eq!(target.retry, Retry { horizon: Duration::from_secs(3600), ..Retry::default() });
+        assert_eq!(target.breaker, Breaker { fold_after: Duration::from_secs(5), ..Breaker::default() });
+        let shown = serde_json::to_value(target).unwrap();
+        let dispositions = r#"{"500-599":"unknown","503":"whole-target","timeout":"transient"}"#;
+        assert_eq!(shown["dispositions"].to_string(), dispositions);
+    }
+}
+
+#[test]
 fn what_must_fit_together_is_checked() {
     check(
         "[worker]\nlease = '11s'\n[targets.backend]\nadapter = 'backend-sync'\n\
@@ -398,6 +438,26 @@ fn targets_are_checked() {
         ("concurrency = 0", "concurrency: must be 1 or more"),
         ("actions = []", "actions: a target that wants no action gets nothing"),
         ("retry = { jitter = 1.5 }", "retry.jitter: must be between 0.0 and 1.0"),
+        ("retry = { schedule_jitter = -0.1 }", "retry.schedule_jitter: must be between 0.0 and 1.0"),
+        ("retry = { schedule = [] }", "retry.schedule: needs one pause or more, each longer than 0"),
+        ("retry = { schedule = ['0s'] }", "retry.schedule: needs one pause or more, each longer than 0"),
+        ("retry = { horizon = '0s' }", "retry.horizon: must be longer than 0"),
+        ("retry = { bounded_attempts = 0 }", "retry.bounded_attempts: must be 1 or more"),
+        ("retry = { permanent_attempts = 0 }", "retry.permanent_attempts: must be 1 or more"),
+        ("breaker = { failing_share = 0.0 }", "breaker.failing_share: must be above 0.0 and at most 1.0"),
+        ("breaker = { calls_min = 0 }", "breaker.calls_min: must be 1 or more"),
+        ("breaker = { pause_max = '500ms' }", "breaker.pause_max: must not be shorter than pause_min (1s)"),
+        ("live_share = 1.0", "live_share: must be at least 0.0 and below 1.0, or backfill never ends"),
+        (
+            "doubt_after = '9s'",
+            "doubt_after: must not be shorter than timeout (10s): until then a lost request may still take \
+             effect\n  to mend it: raise it to 10s or more",
+        ),
+        (
+            "guards_versions = true\nsend_versions = false",
+            "guards_versions: needs send_versions: a target can guard only the versions it is told",
+        ),
+        ("rate_limit = { requests = 0, per = '1s' }", "rate_limit.requests: must be 1 or more"),
         (
             "retry = { delays = ['1s', '2'] }",
             "retry.delays[1]: `2` has no unit; expected a number with a unit, \
@@ -428,6 +488,69 @@ fn targets_are_checked() {
 }
 
 #[test]
+fn a_disposition_that_makes_no_sense_is_refused_with_the_reason() {
+    let answer =
+        "is neither an HTTP status, a range such as \"500-599\", nor a reason that can be overridden";
+    let status = "is no HTTP status from 200 to 599, nor a range of them such as \"500-599\"";
+    let cases = [
+        (
+            "crm-batch",
+            "'result_faild' = 'permanent'",
+            format!("result_faild: {answer}; did you mean \"result_failed\"?"),
+        ),
+        (
+            "crm-batch",
+            "'http_422' = 'permanent'",
+            format!("http_422: {answer}; write the status alone: \"422\""),
+        ),
+        ("crm-batch", "'100' = 'transient'", format!("100: {status}")),
+        ("crm-batch", "'4xx' = 'transient'", format!("4xx: {status}")),
+        (
+            "crm-batch",
+            "'599-500' = 'transient'",
+            "599-500: the range must end above its beginning".to_owned(),
+        ),
+        (
+            "crm-batch",
+            "'404' = 'pernament'",
+            "404: \"pernament\" is not known; expected \"delivered\", \"transient\", \"permanent\", \
+             \"whole-target\" or \"unknown\"\n  to mend it: did you mean \"permanent\"?"
+                .to_owned(),
+        ),
+        (
+            "crm-batch",
+            "'404' = 7",
+            "404: a whole number where a string is expected\n  to mend it: put the value in quotes"
+                .to_owned(),
+        ),
+        (
+            "crm-batch",
+            "'202' = 'delivered'",
+            "202: a status cannot be \"delivered\" at a crm-batch target: its results decide".to_owned(),
+        ),
+        ("backend-sync", "'timeout' = 'delivered'", "timeout: only a status can be \"delivered\"".to_owned()),
+        (
+            "backend-sync",
+            "'result_failed' = 'permanent'",
+            "result_failed: is for crm-batch targets: only their answers hold results that are read"
+                .to_owned(),
+        ),
+        (
+            "backend-sync",
+            "'400-450' = 'permanent', '410-499' = 'transient', '410' = 'delivered'",
+            "410-499: overlaps \"400-450\", and neither is within the other".to_owned(),
+        ),
+    ];
+    for (adapter, text, expected) in cases {
+        check(
+            &format!("[targets.crm]\nadapter = '{adapter}'\ndispositions = {{ {text} }}"),
+            &[],
+            &format!("postbound.toml:8: targets.crm.dispositions.{expected}"),
+        );
+    }
+}
+
+#[test]
 fn all_errors_of_a_file_are_told_at_once() {
     let text = "
 [worker]
@@ -454,4 +577,14 @@ fn broken_toml_is_located_without_quoting_the_line() {
         "postbound.toml:7: not valid TOML: invalid literal string, expected `'`",
     );
     check("[relay]\npage_rows = 1\npage_rows = 2", &[], "postbound.toml:8: not valid TOML: duplicate key");
+}
+
+#[test]
+fn the_scheduled_reconcile_can_be_switched_off() {
+    for off in ["\"off\"", "0", "\"0\"", "\"0s\""] {
+        let config = good(&format!("[relay]\nreconcile_every = {off}"), &[]);
+        assert_eq!(config.relay.reconcile_every, None, "{off}");
+    }
+    let config = good("[relay]\nreconcile_every = \"off\"", &["POSTBOUND_RELAY__RECONCILE_EVERY=1h"]);
+    assert_eq!(config.relay.reconcile_every, Some(Duration::from_secs(3600)));
 }

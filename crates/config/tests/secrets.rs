@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use postbound_config::{Adapter, BackendSync, Config, CrmBatch, Secret, SecretList, SecretSource, Target};
+use postbound_config::{
+    Adapter, BackendSync, Breaker, Config, CrmBatch, RateLimit, Retry, Secret, SecretList, SecretSource,
+    Target,
+};
 
 #[test]
 fn a_secret_is_never_printed() {
@@ -101,6 +104,11 @@ fn the_hash_follows_what_is_sent_and_not_how_fast_or_with_which_secret() {
         concurrency: 1,
         timeout: Duration::from_secs(1),
         api_key: Some("hunter2".into()),
+        retry: Retry { horizon: Duration::from_secs(1), ..Retry::default() },
+        breaker: Breaker { calls_min: 1, ..Breaker::default() },
+        rate_limit: Some(RateLimit { requests: 1, per: Duration::from_secs(1) }),
+        live_share: 0.0,
+        doubt_after: Duration::from_secs(1),
         adapter: Adapter::CrmBatch(CrmBatch { linger: Duration::ZERO, ..CrmBatch::default() }),
         ..crm.clone()
     };
@@ -108,11 +116,15 @@ fn the_hash_follows_what_is_sent_and_not_how_fast_or_with_which_secret() {
     let with_path = |url: &str| hash(&Target { url: Some(url.to_owned()), ..crm.clone() });
     assert_eq!(with_path("http://crm"), with_path("http://crm/api/internal/sync/users"));
 
+    let dispositions = |json: &str| serde_json::from_str(json).unwrap();
     let others = [
         Target { name: "crm2".to_owned(), ..crm.clone() },
         Target { coalesce: false, ..crm.clone() },
         Target { url: Some("http://crm".to_owned()), ..crm.clone() },
         Target { origin: "other".to_owned(), ..crm.clone() },
+        Target { guards_versions: true, ..crm.clone() },
+        Target { dispositions: dispositions(r#"{"404": "permanent"}"#), ..crm.clone() },
+        Target { dispositions: dispositions(r#"{"404": "transient"}"#), ..crm.clone() },
         Target { adapter: Adapter::BackendSync(BackendSync::default()), ..crm.clone() },
         Target {
             adapter: Adapter::CrmBatch(CrmBatch { send_versions: false, ..CrmBatch::default() }),

@@ -1,4 +1,4 @@
-use crate::{Event, EventHeader, UserKey, event::CloudEvent};
+use crate::{Event, EventHeader, JobPart, UserKey, event::CloudEvent};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
@@ -50,6 +50,10 @@ impl BatchBuilder {
             logid: Cow::Owned(header.log_id.to_string()),
             origin: header.origin.map(Cow::Borrowed),
             traceparent: header.traceparent.map(Cow::Borrowed),
+            resend: header.resend,
+            jobid: header.job.map(|part| Cow::Owned(part.job.to_string())),
+            jobitem: header.job.map(|part| Cow::Owned(part.item.to_string())),
+            jobrepeats: header.job.is_some_and(|part| part.repeats),
             data: serde_json::from_str::<&RawValue>(data)?,
         };
         let mut rendered = Vec::with_capacity(data.len() + 384);
@@ -116,6 +120,15 @@ fn to_event(raw: CloudEvent<'_>, place: usize) -> Result<Event, DecodeError> {
         traceparent: raw.traceparent.map(Cow::into_owned),
         logged_at: raw.time,
         data: raw.data.to_owned(),
+        resend: raw.resend,
+        job: match (raw.jobid, raw.jobitem) {
+            (Some(job), Some(item)) => Some(JobPart {
+                job: job.parse().map_err(|_| wrong("jobid", "a number"))?,
+                item: item.parse().map_err(|_| wrong("jobitem", "a number"))?,
+                repeats: raw.jobrepeats,
+            }),
+            _ => None,
+        },
     })
 }
 
@@ -137,6 +150,8 @@ mod tests {
             origin: None,
             traceparent: None,
             logged_at: datetime!(2026-01-02 03:04:05.678901 UTC),
+            resend: 0,
+            job: None,
         }
     }
 
@@ -155,6 +170,15 @@ mod tests {
         assert_eq!((events[0].key.user.as_str(), events[0].version, events[0].log_id), ("u\"1", 3, 1 << 40));
         assert_eq!(events[1].key, UserKey::new("acme", "ü"));
         assert_eq!(events[1].logged_at, datetime!(2026-01-02 03:04:05.678901 UTC));
+    }
+
+    #[test]
+    fn an_item_of_a_job_keeps_its_place() {
+        let job = Some(JobPart { job: 3, item: 1 << 40, repeats: true });
+        let mut batch = BatchBuilder::default();
+        batch.push(&BatchBuilder::render(&EventHeader { job, resend: 2, ..header("u", 1) }, "{}").unwrap());
+        let events = decode_batch(&batch.finish()).unwrap();
+        assert_eq!((events[0].job, events[0].resend), (job, 2));
     }
 
     #[test]

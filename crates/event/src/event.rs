@@ -26,6 +26,21 @@ pub struct Event {
     pub logged_at: OffsetDateTime,
     /// The user's state after the change, as raw JSON: an object.
     pub data: Box<RawValue>,
+    /// Grows with every deliberate new idempotency key for the same state; 0 for one that comes from the log.
+    pub resend: u32,
+    /// The job that sends it, if it does not come from the log.
+    pub job: Option<JobPart>,
+}
+
+/// Which item of which job (replay, resync, ...) an event is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobPart {
+    /// The job.
+    pub job: i64,
+    /// Place in the job, from 1.
+    pub item: i64,
+    /// Whether it is to be sent also when the target holds this very version (a resync); an older one never is.
+    pub repeats: bool,
 }
 
 /// An event as CloudEvents 1.0 JSON; extension attributes are lower-case as the spec wants them.
@@ -53,8 +68,21 @@ pub(crate) struct CloudEvent<'a> {
     pub(crate) origin: Option<Cow<'a, str>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub(crate) traceparent: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) resend: u32,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub(crate) jobid: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub(crate) jobitem: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) jobrepeats: bool,
     #[serde(borrow)]
     pub(crate) data: &'a RawValue,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// The fields of a change beside its data, borrowed from a row of the log.
@@ -78,4 +106,8 @@ pub struct EventHeader<'a> {
     pub traceparent: Option<&'a str>,
     /// See [`Event::logged_at`].
     pub logged_at: OffsetDateTime,
+    /// See [`Event::resend`].
+    pub resend: u32,
+    /// See [`Event::job`].
+    pub job: Option<JobPart>,
 }

@@ -18,10 +18,14 @@ impl UserKey {
     /// The user's partition among `partitions`: the first 4 bytes, big-endian, of sha256(tenant ‖ 0x1f ‖ user),
     /// modulo `partitions`. Every part of an installation must agree on it, so it never changes.
     pub fn partition(&self, partitions: u16) -> u16 {
+        u16::try_from(self.key_hash() % u32::from(partitions)).expect("the remainder is below a u16")
+    }
+
+    /// What [`UserKey::partition`] goes by, for rows that must find their partition whatever P is.
+    pub fn key_hash(&self) -> u32 {
         let digest =
             Sha256::new().chain_update(&self.tenant).chain_update([0x1f]).chain_update(&self.user).finalize();
-        let head = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
-        u16::try_from(head % u32::from(partitions)).expect("the remainder is below a u16")
+        u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]])
     }
 }
 

@@ -10,5 +10,5 @@ mod key;
 
 pub use action::{Action, UnknownAction};
 pub use batch::{BATCH_CONTENT_TYPE, BatchBuilder, DecodeError, decode_batch};
-pub use event::{Event, EventHeader};
+pub use event::{Event, EventHeader, JobPart};
 pub use key::UserKey;

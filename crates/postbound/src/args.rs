@@ -1,3 +1,7 @@
+use crate::{
+    audit::AuditCommand, dead_letters::DeadLettersCommand, jobs::JobsCommand, reconcile::ReconcileArgs,
+    resync::ResyncArgs, targets::TargetsCommand, users::UsersCommand,
+};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -14,9 +18,10 @@ pub(crate) struct Args {
 const EXIT_CODES: &str = "Exit codes:
   0  done, or stopped as asked
   1  failed
-  2  bad usage
+  2  bad usage, or more than a handful touched without --yes
   3  the configuration is wrong
-  4  checked, and something needs mending (doctor, topology show)
+  4  something needs a look: a problem (doctor, topology show), a user out of sync (users show),
+     a job that failed or was stopped (jobs status), refused users (users import)
   5  stopped before the drain was complete; nothing is lost";
 
 /// What every subcommand takes.
@@ -70,15 +75,49 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Deliveries that were given up: find out why, send them again, or discard them
+    DeadLetters {
+        #[command(subcommand)]
+        command: DeadLettersCommand,
+    },
+    /// Replays, resyncs, reconciles and imports: how they get on
+    Jobs {
+        #[command(subcommand)]
+        command: JobsCommand,
+    },
+    /// Targets: which there are, whether they are open, and pausing them by hand
+    Targets {
+        #[command(subcommand)]
+        command: TargetsCommand,
+    },
+    /// One user everywhere, and users that existed before Postbound
+    Users {
+        #[command(subcommand)]
+        command: UsersCommand,
+    },
+    /// Send users' newest states to a target again, whatever the ledger says it holds
+    Resync(ResyncArgs),
+    /// Send the newest states of users that are out of sync although nothing is on its way for them
+    Reconcile(ReconcileArgs),
+    /// What operators did
+    Audit {
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TopologyCommand {
     /// Register and declare what the configuration names; what is there already stays
     Apply {
-        /// Retire targets that are no longer in the configuration, and delete their empty queues
+        /// Retire targets that are no longer in the configuration; delete empty queues of theirs and of past
+        /// generations
         #[arg(long)]
         prune: bool,
+        /// Change the number of partitions of registered targets to topology.partitions: workers empty the queues
+        /// there are, then go on to new ones
+        #[arg(long)]
+        repartition: bool,
     },
     /// Show queues, their length and their consumers
     Show {

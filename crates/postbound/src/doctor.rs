@@ -72,7 +72,9 @@ async fn examine_schema(config: &Config, store: &Store, link: Option<&Link>) -> 
     findings.extend(registry.findings);
     let workers = flow::Workers::look(store).await;
     match link {
-        Some(link) => findings.extend(rabbitmq::check_queues(config, link, &registry.in_use, &workers).await),
+        Some(link) => {
+            findings.extend(rabbitmq::check_queues(config, store, link, &registry.in_use, &workers).await);
+        }
         None => findings.push(Finding::not_checked("queues, dead-letters", "a RabbitMQ that answers")),
     }
     findings.extend(flow::check(store, &registry.in_use, &workers).await);
@@ -90,7 +92,7 @@ async fn within<T, E: Display>(look: impl Future<Output = Result<T, E>>) -> Resu
 /// The reason in the error of a command's part, when a check uses that part.
 fn reason(exit: Exit) -> String {
     match exit {
-        Exit::Failed(why) | Exit::Configuration(why) | Exit::Undrained(why) => why,
+        Exit::Failed(why) | Exit::Usage(why) | Exit::Configuration(why) | Exit::Undrained(why) => why,
         Exit::Done | Exit::Findings => String::new(),
     }
 }

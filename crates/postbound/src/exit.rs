@@ -7,6 +7,8 @@ pub(crate) enum Exit {
     Done,
     /// It failed.
     Failed(String),
+    /// The command line asks for what cannot be, or for too much without `--yes`.
+    Usage(String),
     /// The configuration is wrong.
     Configuration(String),
     /// It checked, and something needs mending; it has said what.
@@ -28,6 +30,10 @@ impl Exit {
             Self::Failed(why) => {
                 eprintln!("postbound: {why}");
                 ExitCode::from(1)
+            }
+            Self::Usage(why) => {
+                eprintln!("postbound: {why}");
+                ExitCode::from(2)
             }
             Self::Configuration(why) => {
                 eprintln!("{why}");

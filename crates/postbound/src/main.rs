@@ -1,17 +1,27 @@
 //! `postbound`: one binary, many roles. Each subcommand is a file of its own; what they do is in the crates they call.
 
 mod args;
+mod audit;
 mod config_check;
+mod confirm;
+mod dead_letters;
 mod doctor;
 mod exit;
+mod jobs;
 mod migrate;
+mod moment;
+mod operate;
 mod output;
 mod receiver;
+mod reconcile;
 mod relay;
+mod resync;
 mod roles;
 mod shutdown;
 mod status;
+mod targets;
 mod topology;
+mod users;
 mod worker;
 
 use args::{Args, Command};
@@ -39,6 +49,13 @@ async fn run(args: Args) -> Exit {
         Command::Config { command } => config_check::run(&args.common, &command),
         Command::Doctor { json } => doctor::run(&args.common, json).await,
         Command::Status { json } => status::run(&args.common, json).await,
+        Command::DeadLetters { command } => dead_letters::run(&args.common, &command).await,
+        Command::Jobs { command } => jobs::run(&args.common, &command).await,
+        Command::Targets { command } => targets::run(&args.common, &command).await,
+        Command::Users { command } => users::run(&args.common, &command).await,
+        Command::Resync(asked) => resync::run(&args.common, &asked).await,
+        Command::Reconcile(asked) => reconcile::run(&args.common, &asked).await,
+        Command::Audit { command } => audit::run(&args.common, &command).await,
     };
     outcome.unwrap_or_else(|exit| exit)
 }

@@ -33,5 +33,9 @@ fn settings(config: &Config) -> RelaySettings {
         partitions_ahead_days: days(relay.partitions_ahead_days),
         retention_days: days(relay.retention_days),
         dedup_window: Duration::from_secs(u64::from(relay.dedup_window_days) * 24 * 3600),
+        reconcile_every: relay.reconcile_every,
+        reconcile_after: relay.reconcile_after,
+        job_items_unsettled_max: relay.job_items_unsettled_max,
+        job_lost_after: relay.job_lost_after,
     }
 }

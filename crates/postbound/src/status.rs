@@ -5,7 +5,7 @@ use crate::{
     roles,
 };
 use comfy_table::{Table, presets::NOTHING};
-use postbound_store::Snapshot;
+use postbound_store::{DrainingTarget, Snapshot};
 use std::collections::BTreeMap;
 
 /// `postbound status`
@@ -40,6 +40,7 @@ fn render(status: &Snapshot) -> String {
         ]);
     }
     blocks.push(targets.to_string());
+    blocks.extend(status.draining.iter().map(draining));
     let mut workers = table(["worker", "targets", "partitions"]);
     for worker in &status.workers {
         let partitions = match worker.partitions {
@@ -61,6 +62,14 @@ fn render(status: &Snapshot) -> String {
     blocks.push(partitions.to_string());
     blocks.push(format!("log partitions ready for {} more days", status.log_partition_days_ahead));
     blocks.join("\n\n")
+}
+
+fn draining(target: &DrainingTarget) -> String {
+    let DrainingTarget { target, generation, partitions, drained, relay_moved_on } = target;
+    let relay = if *relay_moved_on { "" } else { "; the relay has not gone on yet" };
+    format!(
+        "{target} changes its partitions: {drained} of {partitions} of generation {generation} are empty{relay}"
+    )
 }
 
 fn table<const N: usize>(header: [&str; N]) -> Table {

@@ -4,10 +4,16 @@ use crate::{
     roles,
     shutdown::run_until_stopped,
 };
-use postbound_config::{Adapter, Config, SecretList, SecretSource, Target as Configured};
-use postbound_target::{AdapterSettings, SecretFn, SecretsFn, Target, TargetSettings};
+use postbound_config::{
+    Adapter, Answer, Config, Disposition, SecretList, SecretSource, Target as Configured,
+};
+use postbound_target::{
+    AdapterSettings, FailureClass, Override, SecretFn, SecretsFn, Target, TargetSettings,
+};
 use postbound_telemetry::Health;
-use postbound_worker::{BatchSettings, RateLimit, RetrySchedule, TargetPlan, Worker, WorkerSettings};
+use postbound_worker::{
+    BatchSettings, BreakerSettings, RateLimit, RetrySchedule, TargetPlan, Worker, WorkerSettings,
+};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -63,16 +69,29 @@ fn plan(config: &Config, target: &Configured) -> Result<TargetPlan, Exit> {
             attempts: target.retry.attempts,
             delays: target.retry.delays.clone(),
             jitter: target.retry.jitter,
+            schedule: target.retry.schedule.clone(),
+            schedule_jitter: target.retry.schedule_jitter,
+            horizon: target.retry.horizon,
+            bounded_attempts: target.retry.bounded_attempts,
+            permanent_attempts: target.retry.permanent_attempts,
         },
+        guards_versions: target.guards_versions,
+        doubt_after: target.doubt_after,
+        breaker: BreakerSettings {
+            failing_share: target.breaker.failing_share,
+            calls_min: target.breaker.calls_min,
+            window: target.breaker.window,
+            pause_min: target.breaker.pause_min,
+            pause_max: target.breaker.pause_max,
+            fold_after: target.breaker.fold_after,
+        },
+        rate_limit: target.rate_limit.map(|limit| RateLimit { requests: limit.requests, per: limit.per }),
+        live_share: target.live_share,
         batch: match &target.adapter {
             Adapter::BackendSync(_) => None,
-            Adapter::CrmBatch(crm) => Some(BatchSettings {
-                users_max: crm.batch_users_max,
-                linger: crm.linger,
-                rate_limit: crm
-                    .rate_limit
-                    .map(|limit| RateLimit { requests: limit.requests, per: limit.per }),
-            }),
+            Adapter::CrmBatch(crm) => {
+                Some(BatchSettings { users_max: crm.batch_users_max, linger: crm.linger })
+            }
         },
     })
 }
@@ -104,9 +123,25 @@ pub(crate) fn client(target: &Configured) -> Result<Target, Exit> {
         api_key: secret(target.api_key()),
         bearer_token: secret(target.bearer_token()),
         signing_secrets: secrets(target.signing_secrets()),
+        dispositions: target.dispositions.iter().filter_map(meaning).collect(),
         ..TargetSettings::new(target.name.clone(), url, adapter)
     })
     .map_err(failed)
+}
+
+/// An entry of `[targets.x.dispositions]`. `None` for what the configuration does not let through.
+fn meaning((answer, disposition): (Answer, Disposition)) -> Option<Override> {
+    let class = match disposition {
+        Disposition::Delivered => None,
+        Disposition::Transient => Some(FailureClass::Transient),
+        Disposition::Permanent => Some(FailureClass::Permanent),
+        Disposition::WholeTarget => Some(FailureClass::WholeTarget),
+        Disposition::Unknown => Some(FailureClass::Unknown),
+    };
+    match answer {
+        Answer::Statuses { from, to } => Some(Override::Status { from, to, class }),
+        Answer::Reason(word) => Some(Override::Reason { word: word.to_owned(), class: class? }),
+    }
 }
 
 fn secret(source: Option<SecretSource>) -> SecretFn {
@@ -123,4 +158,55 @@ fn secrets(source: Option<SecretList>) -> SecretsFn {
         let secrets = source.current().map_err(|error| error.to_string())?;
         Ok(secrets.iter().map(|secret| Arc::from(secret.expose())).collect())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(adapter: &str, dispositions: &[(String, &str)]) -> Configured {
+        let mut environment = vec![
+            ("POSTBOUND_DATABASE__URL".to_owned(), "postgres://db".to_owned()),
+            ("POSTBOUND_BROKER__URL".to_owned(), "amqp://mq".to_owned()),
+            ("POSTBOUND_TARGETS__X__ADAPTER".to_owned(), adapter.to_owned()),
+            ("POSTBOUND_TARGETS__X__URL".to_owned(), "http://host".to_owned()),
+        ];
+        let variable =
+            |answer: &str| format!("POSTBOUND_TARGETS__X__DISPOSITIONS__{}", answer.to_uppercase());
+        environment
+            .extend(dispositions.iter().map(|(answer, means)| (variable(answer), (*means).to_owned())));
+        Config::load(None, environment).unwrap().targets.remove("x").unwrap()
+    }
+
+    #[test]
+    fn configuration_and_client_know_the_same_reasons() {
+        let known: Vec<&str> = Answer::REASONS.into_iter().chain(Answer::RESULT_REASONS).collect();
+        assert_eq!(known, Override::reasons().collect::<Vec<_>>());
+        let every: Vec<_> = known.iter().map(|word| ((*word).to_owned(), "permanent")).collect();
+        let target = target("crm-batch", &every);
+        assert_eq!(target.dispositions.iter().filter_map(meaning).count(), known.len());
+        assert!(client(&target).is_ok());
+    }
+
+    #[test]
+    fn every_disposition_reaches_the_client() {
+        let words = ["delivered", "transient", "permanent", "whole-target", "unknown"];
+        let statuses: Vec<_> =
+            words.iter().enumerate().map(|(place, word)| ((400 + place).to_string(), *word)).collect();
+        let target = target("backend-sync", &statuses);
+        let classes = [
+            None,
+            Some(FailureClass::Transient),
+            Some(FailureClass::Permanent),
+            Some(FailureClass::WholeTarget),
+            Some(FailureClass::Unknown),
+        ];
+        let expected =
+            (400..).zip(classes).map(|(status, class)| Override::Status { from: status, to: status, class });
+        assert_eq!(
+            target.dispositions.iter().filter_map(meaning).collect::<Vec<_>>(),
+            expected.collect::<Vec<_>>()
+        );
+        assert!(client(&target).is_ok());
+    }
 }

@@ -2,12 +2,12 @@ use postbound_event::Action;
 use postbound_store::{LogRow, Registration};
 use std::str::FromStr as _;
 
-/// Whether a target wants a row: by action, by the event's own list of targets, and not back to where it came from.
+/// Whether a target wants a row: by action and by the event's own list of targets. What came from the target itself goes
+/// out too: only the worker knows whether the target holds all that was before it.
 pub(crate) fn wants(target: &Registration, row: &LogRow) -> bool {
     let action = Action::from_str(&row.action);
     action.is_ok_and(|action| target.actions.contains(&action))
         && row.targets.as_ref().is_none_or(|targets| targets.contains(&target.name))
-        && row.origin.as_ref().is_none_or(|origin| *origin != target.origin)
 }
 
 #[cfg(test)]
@@ -29,11 +29,12 @@ mod tests {
             targets: targets.map(|names| names.iter().map(ToString::to_string).collect()),
             traceparent: None,
             data: "{}".into(),
+            awaits_state: false,
         }
     }
 
     #[test]
-    fn a_target_gets_what_it_asked_for_and_no_echo() {
+    fn a_target_gets_what_it_asked_for_and_what_came_from_it() {
         let crm = Registration {
             name: "crm".into(),
             adapter: "crm-batch".into(),
@@ -47,7 +48,8 @@ mod tests {
         check(true, row("created", None, None));
         check(true, row("deleted", Some("backend"), Some(&["backend", "crm"])));
         check(false, row("updated", None, None));
-        check(false, row("created", Some("zopkit"), None));
+        check(true, row("created", Some("zopkit"), None));
+        check(false, row("updated", Some("zopkit"), None));
         check(false, row("created", None, Some(&["backend"])));
         check(false, row("created", None, Some(&[])));
     }

@@ -7,17 +7,29 @@
 //! lease ──held──> per target: pulse ──new snapshot──> window ──pages──> slots (one per partition) ──confirms──> cursor
 //! ```
 //!
+//! Jobs (replays, resyncs, reconciles, imports) go beside it, into backfill queues of their own: `jobs` → per target
+//! `job_stream` → `job_page` → `job_flight` → items marked as sent.
+//!
 //! Architecture invariant: a cursor moves only past rows that RabbitMQ has confirmed, and a partition has at most one
 //! unconfirmed message, so that neither a crash nor a refusal can lose or reorder a user's changes.
 
 mod filter;
 mod gauges;
+mod job_flight;
+mod job_page;
+mod job_progress;
+mod job_rate;
+mod job_stream;
+mod jobs;
+mod last_states;
 mod maintenance;
 mod pulse;
+mod reconcile;
 mod relay;
 mod settings;
 mod slot;
 mod stream;
+mod stream_health;
 mod supervise;
 mod user_state;
 mod window;

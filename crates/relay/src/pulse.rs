@@ -1,5 +1,6 @@
 use crate::settings::RelaySettings;
 use postbound_store::{Store, within};
+use postbound_telemetry::Component;
 use std::{
     sync::{
         Arc,
@@ -11,6 +12,8 @@ use tokio::sync::watch;
 
 /// How long asking for a snapshot may take.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one turn may take beyond that and its pause.
+const TURN_SLACK: Duration = Duration::from_secs(5);
 
 /// Tells all streams of the active relay what is committed by now: one query for all of them, often while changes
 /// come in and seldom while none do. Producers send no NOTIFY: it would lock the whole cluster at each commit.
@@ -22,15 +25,17 @@ pub(crate) struct Pulse {
 
 impl Pulse {
     /// Starts polling; ends with the last receiver.
-    pub(crate) fn start(store: Store, settings: &RelaySettings) -> Self {
+    pub(crate) fn start(store: Store, settings: &RelaySettings, component: Component) -> Self {
         let (sender, snapshots) = watch::channel(None);
         let busy = Arc::new(AtomicBool::new(true));
-        tokio::spawn(poll(store, sender, Arc::clone(&busy), settings.poll_min, settings.poll_max));
+        let component = component.deadline(SNAPSHOT_TIMEOUT + settings.poll_max + TURN_SLACK);
+        let pauses = (settings.poll_min, settings.poll_max);
+        tokio::spawn(poll(store, sender, Arc::clone(&busy), pauses, component));
         Self { snapshots, busy }
     }
 
-    /// The next snapshot that differs from the one seen last.
-    pub(crate) async fn next(&mut self) -> Arc<str> {
+    /// The newest snapshot, as soon as there is one; [`Pulse::changed`] then waits for a newer one.
+    pub(crate) async fn current(&mut self) -> Arc<str> {
         loop {
             if let Some(snapshot) = self.snapshots.borrow_and_update().clone() {
                 return snapshot;
@@ -58,13 +63,18 @@ async fn poll(
     store: Store,
     sender: watch::Sender<Option<Arc<str>>>,
     busy: Arc<AtomicBool>,
-    poll_min: Duration,
-    poll_max: Duration,
+    (poll_min, poll_max): (Duration, Duration),
+    component: Component,
 ) {
     let mut pause = poll_min;
+    component.ready();
+    // It always turns.
+    component.busy();
     while !sender.is_closed() {
         match within(SNAPSHOT_TIMEOUT, store.current_snapshot()).await {
             Ok(snapshot) => {
+                component.ready();
+                component.progress();
                 sender.send_if_modified(|current| {
                     let changed = current.as_deref() != Some(snapshot.as_str());
                     if changed {
@@ -73,10 +83,11 @@ async fn poll(
                     changed
                 });
             }
-            // The streams see for themselves that Postgres is away.
-            Err(error) => tracing::debug!(error = %error, "no snapshot"),
+            // Logged by the streams, which see for themselves that Postgres is away.
+            Err(error) => component.not_ready(format!("no snapshot: {error}")),
         }
         pause = if busy.swap(false, Ordering::Relaxed) { poll_min } else { (pause * 2).min(poll_max) };
         tokio::time::sleep(pause).await;
     }
+    component.remove();
 }

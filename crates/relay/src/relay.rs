@@ -1,6 +1,14 @@
 use crate::{
-    maintenance::keep_maintained, pulse::Pulse, settings::RelaySettings, stream::StreamContext,
-    supervise::keep_streaming, user_state::UserStateStream,
+    jobs::JobRunner,
+    last_states::ProjectionRounds,
+    maintenance::{STEP_DEADLINE, keep_maintained},
+    pulse::Pulse,
+    reconcile::{self, ReconcileSchedule},
+    settings::RelaySettings,
+    stream::StreamContext,
+    supervise::keep_streaming,
+    user_state::UserStateStream,
+    window::WindowReader,
 };
 use postbound_broker::Broker;
 use postbound_store::{RegisteredTarget, RelayLease, Store, StoreError, within};
@@ -32,6 +40,7 @@ struct StreamParts {
     health: Health,
     lease_token: i64,
     pulse: Pulse,
+    rounds: ProjectionRounds,
     stop: CancellationToken,
 }
 
@@ -49,7 +58,7 @@ impl Relay {
 
     /// Runs until told to stop; then cursors are saved and the lease is given back.
     pub async fn run(self, stop: CancellationToken) {
-        let component = self.health.component("relay");
+        let component = self.health.component("relay").deadline(self.settings.lease * 4);
         while !stop.is_cancelled() {
             let lease = self.settings.lease;
             match within(lease, self.store.acquire_relay_lease(&self.holder, lease)).await {
@@ -57,6 +66,8 @@ impl Relay {
                     tracing::info!(relay.holder = %self.holder, relay.token = lease.token, "relay is active");
                     metrics::gauge!(names::RELAY_LEADER).set(1.0);
                     component.ready();
+                    // While it leads, it turns several times a lease.
+                    component.busy();
                     self.lead(&lease, &component, &stop).await;
                     metrics::gauge!(names::RELAY_LEADER).set(0.0);
                 }
@@ -83,7 +94,8 @@ impl Relay {
                 settings: self.settings.clone(),
                 health: self.health.clone(),
                 lease_token: lease.token,
-                pulse: Pulse::start(self.store.clone(), &self.settings),
+                pulse: Pulse::start(self.store.clone(), &self.settings, self.health.component("relay.pulse")),
+                rounds: ProjectionRounds::default(),
                 stop: scope.clone(),
             },
             running: HashMap::new(),
@@ -145,17 +157,39 @@ impl Relay {
 impl Streams {
     fn start_housekeeping(&self) {
         let parts = &self.relay;
+        let deadline = parts.settings.stream_deadline();
         let user_state = UserStateStream {
             store: parts.store.clone(),
-            settings: parts.settings.clone(),
+            reader: WindowReader {
+                store: parts.store.clone(),
+                limits: parts.settings.page_limits(),
+                last_states: None,
+            },
             lease_token: parts.lease_token,
             pulse: parts.pulse.clone(),
-            component: parts.health.component("relay.user_state"),
+            rounds: parts.rounds.clone(),
+            component: parts.health.component("relay.user_state").deadline(deadline),
         };
         self.tasks.spawn(user_state.run(parts.stop.child_token()));
+        let jobs = JobRunner {
+            store: parts.store.clone(),
+            broker: parts.broker.clone(),
+            settings: parts.settings.clone(),
+            health: parts.health.clone(),
+            lease_token: parts.lease_token,
+        };
+        self.tasks.spawn(jobs.run(parts.stop.child_token()));
+        let reconcile = ReconcileSchedule {
+            store: parts.store.clone(),
+            broker: parts.broker.clone(),
+            settings: parts.settings.clone(),
+            component: parts.health.component("relay.reconcile").deadline(reconcile::STEP_DEADLINE),
+        };
+        self.tasks.spawn(reconcile.run(parts.stop.child_token()));
         self.tasks.spawn(keep_maintained(
             parts.store.clone(),
             parts.settings.clone(),
+            parts.health.component("relay.maintenance").deadline(STEP_DEADLINE),
             parts.stop.child_token(),
         ));
     }
@@ -169,7 +203,9 @@ impl Streams {
             .map(|target| (target.registration.name.clone(), target))
             .collect();
         self.running.retain(|name, (running, stop)| {
-            let unchanged = current.get(name) == Some(running);
+            // That workers have drained the generation before changes nothing here.
+            let published_as = |target: &RegisteredTarget| (target.registration.clone(), target.generation);
+            let unchanged = current.get(name).is_some_and(|now| published_as(now) == published_as(running));
             if !unchanged {
                 stop.cancel();
             }
@@ -193,7 +229,11 @@ impl Streams {
             settings: parts.settings.clone(),
             lease_token: parts.lease_token,
             pulse: parts.pulse.clone(),
-            component: parts.health.component(&format!("relay.{name}")),
+            rounds: parts.rounds.clone(),
+            component: parts
+                .health
+                .component(&format!("relay.{name}"))
+                .deadline(parts.settings.stream_deadline()),
         };
         self.tasks.spawn(keep_streaming(context, target, stop.clone()));
         stop

@@ -1,3 +1,4 @@
+use postbound_store::PageLimits;
 use std::time::Duration;
 
 /// What the relay needs to know, from `[relay]` of the configuration.
@@ -25,4 +26,25 @@ pub struct RelaySettings {
     pub retention_days: u16,
     /// How long event ids are remembered.
     pub dedup_window: Duration,
+    /// How often targets are searched for stale users; None: never.
+    pub reconcile_every: Option<Duration>,
+    /// Age from which a user is stale rather than on the way.
+    pub reconcile_after: Duration,
+    /// Items of jobs sent and not settled, per target at most.
+    pub job_items_unsettled_max: u32,
+    /// How long items stay unsettled, with nothing of them in queues, before they are sent again.
+    pub job_lost_after: Duration,
+}
+
+impl RelaySettings {
+    /// How much is read at once.
+    pub(crate) fn page_limits(&self) -> PageLimits {
+        PageLimits { rows: i64::from(self.page_rows), data_bytes: self.page_bytes_max as i64 }
+    }
+
+    /// How long a stream with work at hand may go without a step before `/readyz` calls it stalled. RabbitMQ may take
+    /// `confirm_timeout` for one, and a stream that waited longer starts over by itself.
+    pub(crate) fn stream_deadline(&self) -> Duration {
+        (self.confirm_timeout * 2).max(self.lease * 4)
+    }
 }

@@ -25,12 +25,10 @@ pub(crate) struct Outgoing {
 enum Flight {
     /// No message is under way.
     Idle,
-    /// Published, not yet confirmed.
-    Unconfirmed { message: Outgoing, since: Instant },
+    /// Published, not yet confirmed, after so many refusals.
+    Unconfirmed { message: Outgoing, since: Instant, refusals: u32 },
     /// Refused or returned: the same message goes out again at `at`.
-    Retry { message: Outgoing, at: Instant, attempt: u32 },
-    /// Sent again after `attempt` refusals.
-    Republished { message: Outgoing, since: Instant, attempt: u32 },
+    Retry { message: Outgoing, at: Instant, refusals: u32 },
 }
 
 /// One partition of one target: at most one message under way, the rest gathers behind it.
@@ -73,21 +71,16 @@ impl Slot {
 
     /// The message to publish now, if any: a due retry, else a batch of what waits. The slot takes it as published.
     pub(crate) fn take_due(&mut self, now: Instant, limits: MessageLimits) -> Option<Outgoing> {
-        match std::mem::replace(&mut self.flight, Flight::Idle) {
-            Flight::Idle => {
-                let message = self.gather(limits)?;
-                self.flight = Flight::Unconfirmed { message: message.clone(), since: now };
-                Some(message)
-            }
-            Flight::Retry { message, at, attempt } if at <= now => {
-                self.flight = Flight::Republished { message: message.clone(), since: now, attempt };
-                Some(message)
-            }
+        let (message, refusals) = match std::mem::replace(&mut self.flight, Flight::Idle) {
+            Flight::Idle => (self.gather(limits)?, 0),
+            Flight::Retry { message, at, refusals } if at <= now => (message, refusals),
             waiting => {
                 self.flight = waiting;
-                None
+                return None;
             }
-        }
+        };
+        self.flight = Flight::Unconfirmed { message: message.clone(), since: now, refusals };
+        Some(message)
     }
 
     fn gather(&mut self, limits: MessageLimits) -> Option<Outgoing> {
@@ -109,28 +102,27 @@ impl Slot {
     /// The message is in its queue. Gives how many events it held.
     pub(crate) fn confirmed(&mut self) -> usize {
         self.refusal = None;
-        match std::mem::replace(&mut self.flight, Flight::Idle) {
-            Flight::Unconfirmed { message, .. } | Flight::Republished { message, .. } => message.events,
-            // A confirm for a message that is not out: keep what there is.
-            other => {
-                self.flight = other;
-                0
-            }
-        }
+        self.take_unconfirmed().map_or(0, |(message, _)| message.events)
     }
 
     /// The message was refused or returned: the same one again, later each time.
     pub(crate) fn refused(&mut self, now: Instant, why: Refusal) {
         self.refusal = Some(why);
-        let (message, attempt) = match std::mem::replace(&mut self.flight, Flight::Idle) {
-            Flight::Unconfirmed { message, .. } => (message, 1),
-            Flight::Republished { message, attempt, .. } => (message, attempt + 1),
+        if let Some((message, refusals)) = self.take_unconfirmed() {
+            let refusals = refusals + 1;
+            self.flight = Flight::Retry { message, at: now + retry_pause(refusals), refusals };
+        }
+    }
+
+    /// The message that is out, and how often it was refused before; None, and nothing changes, where none is out.
+    fn take_unconfirmed(&mut self) -> Option<(Outgoing, u32)> {
+        match std::mem::replace(&mut self.flight, Flight::Idle) {
+            Flight::Unconfirmed { message, refusals, .. } => Some((message, refusals)),
             other => {
                 self.flight = other;
-                return;
+                None
             }
-        };
-        self.flight = Flight::Retry { message, at: now + retry_pause(attempt), attempt };
+        }
     }
 
     /// Why the last message was not taken, while it has not been since.
@@ -149,7 +141,7 @@ impl Slot {
     /// Since when a message is out without a word from RabbitMQ.
     pub(crate) fn unconfirmed_since(&self) -> Option<Instant> {
         match self.flight {
-            Flight::Unconfirmed { since, .. } | Flight::Republished { since, .. } => Some(since),
+            Flight::Unconfirmed { since, .. } => Some(since),
             _ => None,
         }
     }
@@ -158,16 +150,16 @@ impl Slot {
     pub(crate) fn oldest(&self) -> Option<(i64, OffsetDateTime)> {
         match &self.flight {
             Flight::Idle => self.pending.front().map(|ready| (ready.log_id, ready.logged_at)),
-            Flight::Unconfirmed { message, .. }
-            | Flight::Retry { message, .. }
-            | Flight::Republished { message, .. } => Some((message.first_log_id, message.first_logged_at)),
+            Flight::Unconfirmed { message, .. } | Flight::Retry { message, .. } => {
+                Some((message.first_log_id, message.first_logged_at))
+            }
         }
     }
 }
 
 /// 50 ms, doubling, 2 s at most: a full queue is asked often enough to go on soon after there is room.
-fn retry_pause(attempt: u32) -> Duration {
-    Duration::from_millis(50 << attempt.saturating_sub(1).min(6)).min(Duration::from_secs(2))
+fn retry_pause(refusals: u32) -> Duration {
+    Duration::from_millis(50 << refusals.saturating_sub(1).min(6)).min(Duration::from_secs(2))
 }
 
 #[cfg(test)]

@@ -1,15 +1,17 @@
 use crate::{
     filter::wants,
     gauges::StreamGauges,
+    last_states::{LastStates, ProjectionRounds},
     pulse::Pulse,
     settings::RelaySettings,
     slot::{MessageLimits, Ready, Refusal, Slot},
+    stream_health::StreamHealth,
     supervise::Interrupted,
-    window::Window,
+    window::{Window, WindowReader},
 };
 use postbound_broker::{Broker, Headers, Link, OutgoingMessage, Publisher, TargetNames, Verdict};
 use postbound_event::{Action, BATCH_CONTENT_TYPE, BatchBuilder, EventHeader, UserKey};
-use postbound_store::{Cursor, LogRow, OpenWindow, Page, PageLimits, Registration, Saved, Store, within};
+use postbound_store::{Cursor, LogRow, OpenWindow, Page, Registration, Saved, Store, within};
 use postbound_telemetry::Component;
 use std::{str::FromStr as _, sync::Arc, time::Duration};
 use time::OffsetDateTime;
@@ -35,6 +37,7 @@ pub(crate) struct StreamContext {
     pub(crate) settings: RelaySettings,
     pub(crate) lease_token: i64,
     pub(crate) pulse: Pulse,
+    pub(crate) rounds: ProjectionRounds,
     pub(crate) component: Component,
 }
 
@@ -43,6 +46,8 @@ pub(crate) struct Session {
     context: StreamContext,
     target: Registration,
     names: TargetNames,
+    health: StreamHealth,
+    reader: WindowReader,
     publisher: Publisher,
     blocked: watch::Receiver<bool>,
     /// When RabbitMQ was last seen to block us; no confirm is due from before then.
@@ -68,9 +73,21 @@ pub(crate) async fn run_session(
     let cursor = context.store.claim_cursor(&target.name, context.lease_token);
     let cursor =
         within(SAVE_TIMEOUT, cursor).await?.ok_or_else(|| Interrupted::Fenced(target.name.clone()))?;
+    // After the claim: one from before a change of the partitions cannot move the cursor any more.
+    let entered = context.store.enter_generation(&target.name, context.lease_token, names.generation());
+    if !within(SAVE_TIMEOUT, entered).await? {
+        return Err(Interrupted::Repartitioned(target.name.clone()));
+    }
     let slots = (0..target.partitions).map(|_| Slot::new()).collect();
     let blocked = link.blocked();
+    let last_states = Arc::new(LastStates::new(target.clone(), context.rounds.clone()));
     let mut session = Session {
+        health: StreamHealth::new(context.component.clone(), names.clone()),
+        reader: WindowReader {
+            store: context.store.clone(),
+            limits: context.settings.page_limits(),
+            last_states: Some(last_states),
+        },
         context,
         target,
         names,
@@ -85,6 +102,7 @@ pub(crate) async fn run_session(
         gauges,
     };
     let outcome = session.run(&link, &stop).await;
+    session.health.asks();
     // What was confirmed need not be published again by the next session, or the next relay.
     if !matches!(outcome, Err(Interrupted::Fenced(_))) {
         let saved = session.save().await;
@@ -98,7 +116,7 @@ pub(crate) async fn run_session(
 
 impl Session {
     async fn run(&mut self, link: &Link, stop: &CancellationToken) -> Result<(), Interrupted> {
-        self.context.component.ready();
+        self.health.started();
         // A window that was begun is finished with the S2 it was begun with.
         if let Some(open) = self.cursor.open.clone() {
             self.open_window(&open.snapshot, open.confirmed_id).await?;
@@ -108,6 +126,7 @@ impl Session {
             self.publish_due();
             self.close_finished_window();
             self.report();
+            self.health.has_work(self.window.is_some() || self.save_is_due());
             let retry_at = self.slots.iter().filter_map(Slot::retry_at).min();
             let blocked = *self.blocked.borrow();
             let room = self.buffered < self.context.settings.page_rows as usize;
@@ -129,7 +148,7 @@ impl Session {
 
     /// Is there anything between the last snapshot and the current one?
     async fn look(&mut self) -> Result<(), Interrupted> {
-        let snapshot = self.context.pulse.next().await;
+        let snapshot = self.context.pulse.current().await;
         if *snapshot != *self.cursor.done {
             self.open_window(&snapshot, 0).await?;
         }
@@ -137,11 +156,9 @@ impl Session {
     }
 
     async fn open_window(&mut self, snapshot: &str, after_id: i64) -> Result<(), Interrupted> {
-        let settings = &self.context.settings;
-        let limits =
-            PageLimits { rows: i64::from(settings.page_rows), data_bytes: settings.page_bytes_max as i64 };
-        self.window =
-            Window::open(&self.context.store, &self.cursor.done, snapshot, after_id, limits).await?;
+        self.health.asks();
+        self.window = Window::open(&self.reader, &self.cursor.done, snapshot, after_id).await?;
+        self.health.progress();
         if self.window.is_some() {
             self.context.pulse.found();
         } else {
@@ -162,6 +179,7 @@ impl Session {
             self.slots[usize::from(partition)].push(render(row)?);
             self.buffered += 1;
         }
+        self.health.progress();
         self.save_soon();
         Ok(())
     }
@@ -194,6 +212,7 @@ impl Session {
             Verdict::Confirmed => {
                 let events = slot.confirmed();
                 self.buffered -= events;
+                self.health.progress();
                 self.gauges.published.increment(events as u64);
                 self.save_soon();
             }
@@ -224,6 +243,10 @@ impl Session {
         self.save_at = Some(self.save_at.map_or(soon, |at| at.min(soon)));
     }
 
+    fn save_is_due(&self) -> bool {
+        self.save_at.is_some_and(|at| at <= Instant::now())
+    }
+
     /// Writes the cursor: S1, and for an open window its S2 together with the confirmed prefix.
     async fn save(&mut self) -> Result<(), Interrupted> {
         if self.save_at.take().is_none() {
@@ -234,9 +257,13 @@ impl Session {
             let confirmed_id = oldest.map_or(window.read_id, |id| id - 1);
             self.cursor.open = Some(OpenWindow { snapshot: window.snapshot.clone(), confirmed_id });
         }
+        self.health.asks();
         let moved = self.context.store.save_cursor(&self.target.name, self.context.lease_token, &self.cursor);
         match within(SAVE_TIMEOUT, moved).await? {
-            Saved::Yes => Ok(()),
+            Saved::Yes => {
+                self.health.progress();
+                Ok(())
+            }
             Saved::Fenced => Err(Interrupted::Fenced(self.target.name.clone())),
         }
     }
@@ -244,7 +271,7 @@ impl Session {
     fn check_confirms(&mut self) -> Result<(), Interrupted> {
         let blocked = *self.blocked.borrow();
         self.gauges.blocked.set(f64::from(u8::from(blocked)));
-        self.say_health(blocked);
+        self.health.say(&self.slots, blocked);
         if blocked {
             self.blocked_at = Some(Instant::now());
             return Ok(());
@@ -259,28 +286,14 @@ impl Session {
         }
     }
 
-    /// The stream's state, from those of all its slots: one that is well says nothing of another.
-    fn say_health(&self, blocked: bool) {
-        let refused = |why| self.slots.iter().position(|slot| slot.refusal() == Some(why));
-        let component = &self.context.component;
-        let queue = |partition: usize| self.names.queue(partition as u16);
-        if let Some(partition) = refused(Refusal::Unroutable) {
-            let queue = queue(partition);
-            component
-                .not_ready(format!("queue {queue} is missing; create it with: postbound topology apply"));
-        } else if blocked {
-            component.standby("RabbitMQ has blocked publishing (memory or disk alarm)");
-        } else if let Some(partition) = refused(Refusal::Full) {
-            component.standby(format!("queue {} is full; waiting for its workers", queue(partition)));
-        } else {
-            component.ready();
-        }
-    }
-
     /// An idle stream moves no cursor, so it has to ask whether an operator has rewound it.
     async fn check_rewound(&mut self) -> Result<(), Interrupted> {
+        self.health.asks();
         match within(SAVE_TIMEOUT, self.context.store.cursor_rewinds(&self.target.name)).await? {
-            Some(rewinds) if rewinds == self.cursor.rewinds => Ok(()),
+            Some(rewinds) if rewinds == self.cursor.rewinds => {
+                self.health.progress();
+                Ok(())
+            }
             _ => Err(Interrupted::Fenced(self.target.name.clone())),
         }
     }
@@ -318,6 +331,8 @@ fn render(row: &LogRow) -> Result<Ready, Interrupted> {
         origin: row.origin.as_deref(),
         traceparent: row.traceparent.as_deref(),
         logged_at: row.logged_at,
+        resend: 0,
+        job: None,
     };
     let rendered = BatchBuilder::render(&header, &row.data)
         .map_err(|error| Interrupted::Row { id: row.id, why: error.to_string() })?;

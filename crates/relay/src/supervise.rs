@@ -20,6 +20,10 @@ pub(crate) enum Interrupted {
     Unconfirmed(Duration),
     #[error("the cursor of {0} was rewound, or a newer relay has it")]
     Fenced(String),
+    #[error("{0} has other partitions now; going on with those registered")]
+    Repartitioned(String),
+    #[error("a newer relay has taken over")]
+    TakenOver,
     #[error("row {id} of the change log cannot be published: {why}")]
     Row { id: i64, why: String },
 }
@@ -45,6 +49,8 @@ pub(crate) async fn keep_streaming(
         );
         match session.await {
             Ok(()) => break,
+            // Stopped because its partitions changed: what it could not save is the next stream's.
+            Err(Interrupted::Fenced(_)) if stop.is_cancelled() => break,
             Err(why) => {
                 tracing::warn!(target.name = %names.target(), error = %why, "stream interrupted; starting over");
                 context.component.not_ready(why.to_string());

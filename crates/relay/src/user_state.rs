@@ -1,19 +1,30 @@
-use crate::{pulse::Pulse, settings::RelaySettings, supervise::Interrupted, window::Window};
-use postbound_store::{Cursor, OpenWindow, PageLimits, Saved, Store, USER_STATE_STREAM, within};
+use crate::{
+    last_states::ProjectionRounds,
+    pulse::Pulse,
+    supervise::Interrupted,
+    window::{Window, WindowReader},
+};
+use postbound_store::{Cursor, LogRow, OpenWindow, Saved, Store, USER_STATE_STREAM, within};
 use postbound_telemetry::Component;
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How long applying one page may take.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often an idle stream asks whether its cursor was rewound.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// How often S1 is written though nothing of ours was committed: log partitions are kept while it is old.
+const SAVE_IDLE_EVERY: Duration = Duration::from_secs(60);
 
 /// The stream that keeps `user_state`, the projection of each user's latest state: like a target's, but it ends in
 /// Postgres, so that rows and cursor move in one transaction.
 pub(crate) struct UserStateStream {
     pub(crate) store: Store,
-    pub(crate) settings: RelaySettings,
+    pub(crate) reader: WindowReader,
     pub(crate) lease_token: i64,
     pub(crate) pulse: Pulse,
+    pub(crate) rounds: ProjectionRounds,
     pub(crate) component: Component,
 }
 
@@ -38,19 +49,36 @@ impl UserStateStream {
     }
 
     async fn session(&mut self) -> Result<(), Interrupted> {
-        let fenced = || Interrupted::Fenced(USER_STATE_STREAM.to_owned());
-        let claimed = self.store.claim_cursor(USER_STATE_STREAM, self.lease_token).await?;
-        let mut cursor = claimed.ok_or_else(fenced)?;
+        let claimed = self.store.claim_cursor(USER_STATE_STREAM, self.lease_token);
+        let mut cursor = within(WRITE_TIMEOUT, claimed).await?.ok_or_else(fenced)?;
         self.component.ready();
+        let mut check = tokio::time::interval(CHECK_EVERY);
+        let mut saved_at = Instant::now();
         loop {
             let (snapshot, after_id) = match &cursor.open {
                 Some(open) => (open.snapshot.clone(), open.confirmed_id),
-                None => (self.pulse.next().await.to_string(), 0),
+                None => (self.pulse.current().await.to_string(), 0),
             };
-            let empty =
-                snapshot == cursor.done || !self.project_window(&mut cursor, &snapshot, after_id).await?;
-            if empty {
-                self.pulse.changed().await;
+            if snapshot != cursor.done {
+                self.component.busy();
+                let found = self.project_window(&mut cursor, &snapshot, after_id).await?;
+                self.rounds.caught_up();
+                if found {
+                    saved_at = Instant::now();
+                    continue;
+                }
+            }
+            self.component.idle();
+            tokio::select! {
+                () = self.pulse.changed() => {}
+                _ = check.tick() => {
+                    self.component.busy();
+                    self.check_rewound(&cursor).await?;
+                    if saved_at.elapsed() > SAVE_IDLE_EVERY {
+                        self.apply(&[], &cursor).await?;
+                        saved_at = Instant::now();
+                    }
+                }
             }
         }
     }
@@ -62,14 +90,10 @@ impl UserStateStream {
         snapshot: &str,
         after_id: i64,
     ) -> Result<bool, Interrupted> {
-        let limits = PageLimits {
-            rows: i64::from(self.settings.page_rows),
-            data_bytes: self.settings.page_bytes_max as i64,
-        };
-        let Some(mut window) = Window::open(&self.store, &cursor.done, snapshot, after_id, limits).await?
-        else {
+        let Some(mut window) = Window::open(&self.reader, &cursor.done, snapshot, after_id).await? else {
             cursor.done = snapshot.to_owned();
             cursor.open = None;
+            self.component.progress();
             return Ok(false);
         };
         self.pulse.found();
@@ -82,12 +106,31 @@ impl UserStateStream {
                 cursor.open =
                     Some(OpenWindow { snapshot: snapshot.to_owned(), confirmed_id: window.read_id });
             }
-            let projected = self.store.project_user_state(&page.rows, cursor, self.lease_token);
-            match within(WRITE_TIMEOUT, projected).await? {
-                Saved::Yes => self.component.progress(),
-                Saved::Fenced => return Err(Interrupted::Fenced(USER_STATE_STREAM.to_owned())),
-            }
+            self.apply(&page.rows, cursor).await?;
         }
         Ok(true)
     }
+
+    async fn apply(&self, rows: &[LogRow], cursor: &Cursor) -> Result<(), Interrupted> {
+        let applied = self.store.project_user_state(rows, cursor, self.lease_token);
+        match within(WRITE_TIMEOUT, applied).await? {
+            Saved::Yes => self.component.progress(),
+            Saved::Fenced => return Err(fenced()),
+        }
+        Ok(())
+    }
+
+    /// An idle stream moves no cursor, so it has to ask whether an operator has rewound it.
+    async fn check_rewound(&self, cursor: &Cursor) -> Result<(), Interrupted> {
+        let rewinds = within(WRITE_TIMEOUT, self.store.cursor_rewinds(USER_STATE_STREAM)).await?;
+        if rewinds != Some(cursor.rewinds) {
+            return Err(fenced());
+        }
+        self.component.progress();
+        Ok(())
+    }
+}
+
+fn fenced() -> Interrupted {
+    Interrupted::Fenced(USER_STATE_STREAM.to_owned())
 }

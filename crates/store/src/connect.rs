@@ -1,3 +1,4 @@
+use crate::tls::{check_parameters, told};
 use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
@@ -31,11 +32,11 @@ pub struct Store {
 /// What can go wrong between us and Postgres.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The URL cannot be read. It is not repeated: it may hold a password.
-    #[error("database.url is not a postgres:// URL")]
-    Url,
+    /// The URL cannot be used. It is not repeated: it may hold a password.
+    #[error("database.url {0}")]
+    Url(&'static str),
     /// Postgres refused, or could not be reached.
-    #[error(transparent)]
+    #[error("{}", told(.0))]
     Database(#[from] sqlx::Error),
     /// A migration failed, or the database is of another version.
     #[error(transparent)]
@@ -87,7 +88,8 @@ impl Store {
     /// # Errors
     /// When the URL cannot be read; not when the server is away.
     pub fn new(options: &StoreOptions) -> Result<Self, StoreError> {
-        let mut connect = PgConnectOptions::from_str(&options.url).map_err(|_| StoreError::Url)?;
+        let mut connect = PgConnectOptions::from_str(&options.url).map_err(|_| StoreError::Url("is not a postgres:// URL, or its sslmode is none of disable, prefer, require, verify-ca, verify-full"))?;
+        check_parameters(&options.url)?;
         if let Some(password) = &options.password {
             connect = connect.password(password);
         }

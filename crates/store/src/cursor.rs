@@ -1,4 +1,5 @@
 use crate::{Store, StoreError};
+use sqlx::PgExecutor;
 
 /// Name of the stream that feeds `user_state`. No target can be called so: names of targets have no underscore.
 pub const USER_STATE_STREAM: &str = "user_state";
@@ -71,20 +72,11 @@ impl Store {
         lease_token: i64,
         cursor: &Cursor,
     ) -> Result<Saved, StoreError> {
-        let done = sqlx::query(SAVE_CURSOR)
-            .bind(stream)
-            .bind(lease_token)
-            .bind(&cursor.done)
-            .bind(cursor.open.as_ref().map(|open| &open.snapshot))
-            .bind(cursor.open.as_ref().map(|open| open.confirmed_id))
-            .bind(cursor.rewinds)
-            .execute(&self.pool)
-            .await?;
-        Ok(if done.rows_affected() == 1 { Saved::Yes } else { Saved::Fenced })
+        save(stream, lease_token, cursor, &self.pool).await
     }
 
     /// Sets a cursor back to the oldest row the log still has. The ledger keeps what was delivered from being sent
-    /// again. The active relay notices when it next moves the cursor.
+    /// again. The active relay notices within about a second.
     ///
     /// # Errors
     /// When Postgres cannot be asked.
@@ -126,8 +118,26 @@ impl Store {
 }
 
 /// Also run by the user-state stream, inside the transaction of its projection.
-pub(crate) const SAVE_CURSOR: &str = "-- save_cursor
-    update postbound.stream_cursor
-    set done_snapshot = $3::pg_snapshot, open_snapshot = $4::pg_snapshot, confirmed_id = $5,
-        lease_token = $2, updated_at = now()
-    where stream = $1 and lease_token <= $2 and rewinds = $6";
+pub(crate) async fn save(
+    stream: &str,
+    lease_token: i64,
+    cursor: &Cursor,
+    executor: impl PgExecutor<'_>,
+) -> Result<Saved, StoreError> {
+    let done = sqlx::query(
+        "-- save_cursor
+        update postbound.stream_cursor
+        set done_snapshot = $3::pg_snapshot, open_snapshot = $4::pg_snapshot, confirmed_id = $5,
+            lease_token = $2, updated_at = now()
+        where stream = $1 and lease_token <= $2 and rewinds = $6",
+    )
+    .bind(stream)
+    .bind(lease_token)
+    .bind(&cursor.done)
+    .bind(cursor.open.as_ref().map(|open| &open.snapshot))
+    .bind(cursor.open.as_ref().map(|open| open.confirmed_id))
+    .bind(cursor.rewinds)
+    .execute(executor)
+    .await?;
+    Ok(if done.rows_affected() == 1 { Saved::Yes } else { Saved::Fenced })
+}

@@ -1,6 +1,7 @@
-use crate::{Store, StoreError};
-use postbound_event::UserKey;
-use std::sync::Arc;
+use crate::{ParkedState, Store, StoreError};
+use postbound_event::{JobPart, UserKey};
+use std::{sync::Arc, time::Duration};
+use time::OffsetDateTime;
 
 /// What the ledger says a target holds of a user.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -11,6 +12,10 @@ pub struct Held {
     pub dead_version: i64,
     /// Whether the target holds the user.
     pub present: bool,
+    /// Whether the user is parked for the target.
+    pub parked: bool,
+    /// Until when a request of unknown outcome may still put an older state over the newest; None: there is no doubt.
+    pub doubt_until: Option<OffsetDateTime>,
 }
 
 impl Held {
@@ -57,6 +62,64 @@ pub struct Settlement {
     pub version: i64,
     /// How.
     pub verdict: Verdict,
+    /// What else is to be written with it; None for nearly all.
+    pub aftermath: Option<Box<Aftermath>>,
+}
+
+/// What a settlement changes beyond the ledger, in the same transaction.
+#[derive(Debug, Clone, Default)]
+pub struct Aftermath {
+    /// Whether states up to the version are to be taken out of the parked ones.
+    pub unparks: bool,
+    /// What it does to the doubt about what the target holds.
+    pub doubt: Option<Doubt>,
+    /// Items of jobs that were settled with it, and as what.
+    pub items: Vec<(JobPart, ItemOutcome)>,
+}
+
+/// A change of the doubt about what a target without a version guard holds of a user.
+#[derive(Debug, Clone)]
+pub enum Doubt {
+    /// There is none any more.
+    Cleared,
+    /// A request of unknown outcome may still be executed: this, the newest state, is to be sent again after it.
+    Raised {
+        /// The state, with what the target was told.
+        state: Box<ParkedState>,
+        /// How long such a request may take, and the newest version it may carry; None: as was written before.
+        late: Option<(Duration, i64)>,
+    },
+}
+
+/// What became of an item of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ItemOutcome {
+    /// The target took its state.
+    Delivered,
+    /// The target holds it, or a newer one is on its way.
+    Superseded,
+    /// It went to the dead-letter queue.
+    Dead {
+        /// A class of reasons.
+        reason: &'static str,
+    },
+}
+
+impl ItemOutcome {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Superseded => "superseded",
+            Self::Dead { .. } => "dead",
+        }
+    }
+
+    fn reason(self) -> Option<&'static str> {
+        match self {
+            Self::Dead { reason } => Some(reason),
+            Self::Delivered | Self::Superseded => None,
+        }
+    }
 }
 
 impl Settlement {
@@ -74,13 +137,21 @@ impl Store {
     /// # Errors
     /// When Postgres cannot be asked.
     pub async fn held(&self, pairs: &[(Arc<str>, UserKey)]) -> Result<Vec<HeldRow>, StoreError> {
-        let rows: Vec<(i64, i64, i64, bool)> = sqlx::query_as(
+        let rows: Vec<HeldColumns> = sqlx::query_as(
             "-- held
-            select u.place, l.delivered_version, l.dead_version, l.present
+            select u.place, coalesce(l.delivered_version, 0), coalesce(l.dead_version, 0), coalesce(l.present, false),
+                   p.user_id is not null, d.due_at
             from unnest($1::text[], $2::text[], $3::text[]) with ordinality as u (target, tenant_id, user_id, place)
-            join postbound.delivery_ledger as l
+            left join postbound.delivery_ledger as l
               on l.target = u.target collate \"C\" and l.tenant_id = u.tenant_id collate \"C\"
-             and l.user_id = u.user_id collate \"C\"",
+             and l.user_id = u.user_id collate \"C\"
+            left join postbound.parked_user as p
+              on p.target = u.target collate \"C\" and p.tenant_id = u.tenant_id collate \"C\"
+             and p.user_id = u.user_id collate \"C\"
+            left join postbound.doubt as d
+              on d.target = u.target collate \"C\" and d.tenant_id = u.tenant_id collate \"C\"
+             and d.user_id = u.user_id collate \"C\"
+            where l.user_id is not null or p.user_id is not null",
         )
         .bind(pairs.iter().map(|(target, _)| &**target).collect::<Vec<_>>())
         .bind(pairs.iter().map(|(_, key)| key.tenant.as_str()).collect::<Vec<_>>())
@@ -89,32 +160,199 @@ impl Store {
         .await?;
         Ok(rows
             .into_iter()
-            .map(|(place, delivered_version, dead_version, present)| HeldRow {
+            .map(|(place, delivered_version, dead_version, present, parked, doubt_until)| HeldRow {
                 index: usize::try_from(place - 1).unwrap_or(usize::MAX),
-                held: Held { delivered_version, dead_version, present },
+                held: Held { delivered_version, dead_version, present, parked, doubt_until },
             })
             .collect())
     }
 
-    /// Writes settlements, of different users each, with the identity links they bring, in one statement.
-    /// Versions only grow, so a late write of a worker that lost its lease changes nothing.
+    /// Writes settlements, of different users each, with the identity links they bring and their aftermath, in one
+    /// statement, or one transaction. Versions only grow, so a late write of a worker that lost its lease changes
+    /// nothing.
     ///
     /// # Errors
     /// When Postgres refuses; then nothing was written.
     pub async fn settle(&self, settlements: &[Settlement]) -> Result<(), StoreError> {
-        let column = |f: fn(&Settlement) -> &str| settlements.iter().map(f).collect::<Vec<_>>();
-        sqlx::query(SETTLE)
-            .bind(column(|s| &s.target))
-            .bind(column(|s| &s.key.tenant))
-            .bind(column(|s| &s.key.user))
-            .bind(settlements.iter().map(|s| s.version).collect::<Vec<_>>())
-            .bind(settlements.iter().map(|s| reason(&s.verdict)).collect::<Vec<_>>())
-            .bind(settlements.iter().map(|s| present(&s.verdict)).collect::<Vec<_>>())
-            .bind(settlements.iter().map(Settlement::external_id).collect::<Vec<_>>())
-            .execute(&self.pool)
-            .await?;
+        if settlements.iter().all(|settlement| settlement.aftermath.is_none()) {
+            return Ok(write_ledger(&self.pool, settlements).await?);
+        }
+        let mut tx = self.pool.begin().await?;
+        write_ledger(&mut *tx, settlements).await?;
+        unpark(&mut tx, settlements).await?;
+        write_doubts(&mut tx, settlements).await?;
+        settle_items(&mut tx, settlements).await?;
+        tx.commit().await?;
         Ok(())
     }
+
+    /// Writes what became of items of jobs that needed no delivery.
+    ///
+    /// # Errors
+    /// When Postgres refuses.
+    pub async fn settle_items(&self, items: &[(JobPart, ItemOutcome)]) -> Result<(), StoreError> {
+        let mut connection = self.pool.acquire().await?;
+        write_items(&mut connection, items).await
+    }
+}
+
+type HeldColumns = (i64, i64, i64, bool, bool, Option<OffsetDateTime>);
+
+async fn write_ledger<'c>(
+    executor: impl sqlx::PgExecutor<'c>,
+    settlements: &[Settlement],
+) -> Result<(), sqlx::Error> {
+    let column = |f: fn(&Settlement) -> &str| settlements.iter().map(f).collect::<Vec<_>>();
+    sqlx::query(SETTLE)
+        .bind(column(|s| &s.target))
+        .bind(column(|s| &s.key.tenant))
+        .bind(column(|s| &s.key.user))
+        .bind(settlements.iter().map(|s| s.version).collect::<Vec<_>>())
+        .bind(settlements.iter().map(|s| reason(&s.verdict)).collect::<Vec<_>>())
+        .bind(settlements.iter().map(|s| present(&s.verdict)).collect::<Vec<_>>())
+        .bind(settlements.iter().map(Settlement::external_id).collect::<Vec<_>>())
+        .execute(executor)
+        .await?;
+    Ok(())
+}
+
+/// Takes settled states out of the parked ones. A user with states left is due at once, with a clean slate; one without
+/// is parked no more.
+async fn unpark(tx: &mut sqlx::PgConnection, settlements: &[Settlement]) -> Result<(), sqlx::Error> {
+    let settled: Vec<&Settlement> = settlements
+        .iter()
+        .filter(|s| s.aftermath.as_ref().is_some_and(|aftermath| aftermath.unparks))
+        .collect();
+    if settled.is_empty() {
+        return Ok(());
+    }
+    let targets: Vec<&str> = settled.iter().map(|s| &*s.target).collect();
+    let tenants: Vec<&str> = settled.iter().map(|s| s.key.tenant.as_str()).collect();
+    let users: Vec<&str> = settled.iter().map(|s| s.key.user.as_str()).collect();
+    let versions: Vec<i64> = settled.iter().map(|s| s.version).collect();
+    for statement in [UNPARK_STATES, UNPARK_USERS, UNPARK_REST] {
+        sqlx::query(statement)
+            .bind(&targets)
+            .bind(&tenants)
+            .bind(&users)
+            .bind(&versions)
+            .execute(&mut *tx)
+            .await?;
+    }
+    Ok(())
+}
+
+const UNPARK_STATES: &str = "-- unpark_states
+    delete from postbound.parked_state as s
+    using unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) as u (target, tenant_id, user_id, version)
+    where s.target = u.target collate \"C\" and s.tenant_id = u.tenant_id collate \"C\"
+      and s.user_id = u.user_id collate \"C\" and s.version <= u.version";
+
+const UNPARK_USERS: &str = "-- unpark_users
+    delete from postbound.parked_user as p
+    using unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) as u (target, tenant_id, user_id, version)
+    where p.target = u.target collate \"C\" and p.tenant_id = u.tenant_id collate \"C\"
+      and p.user_id = u.user_id collate \"C\"
+      and not exists (select from postbound.parked_state as s
+                      where s.target = p.target and s.tenant_id = p.tenant_id and s.user_id = p.user_id)";
+
+const UNPARK_REST: &str = "-- unpark_rest
+    update postbound.parked_user as p
+    set attempts = 0, repeats = 0, next_attempt_at = clock_timestamp(), first_failed_at = null, unknown_version = 0
+    from unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) as u (target, tenant_id, user_id, version)
+    where p.target = u.target collate \"C\" and p.tenant_id = u.tenant_id collate \"C\"
+      and p.user_id = u.user_id collate \"C\"";
+
+async fn write_doubts(tx: &mut sqlx::PgConnection, settlements: &[Settlement]) -> Result<(), sqlx::Error> {
+    let doubts = || settlements.iter().filter_map(|s| Some((s, s.aftermath.as_ref()?.doubt.as_ref()?)));
+    let cleared: Vec<&Settlement> =
+        doubts().filter(|(_, doubt)| matches!(doubt, Doubt::Cleared)).map(|(s, _)| s).collect();
+    if !cleared.is_empty() {
+        sqlx::query(
+            "-- clear_doubts
+            delete from postbound.doubt as d
+            using unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) as u (target, tenant_id, user_id, version)
+            where d.target = u.target collate \"C\" and d.tenant_id = u.tenant_id collate \"C\"
+              and d.user_id = u.user_id collate \"C\" and d.version <= u.version",
+        )
+        .bind(cleared.iter().map(|s| &*s.target).collect::<Vec<_>>())
+        .bind(cleared.iter().map(|s| s.key.tenant.as_str()).collect::<Vec<_>>())
+        .bind(cleared.iter().map(|s| s.key.user.as_str()).collect::<Vec<_>>())
+        .bind(cleared.iter().map(|s| s.version).collect::<Vec<_>>())
+        .execute(&mut *tx)
+        .await?;
+    }
+    for (settlement, doubt) in doubts() {
+        let Doubt::Raised { state, late } = doubt else { continue };
+        let event = &state.event;
+        // One statement each: doubt is rare, and never on the way of a delivery that went well.
+        sqlx::query(
+            "-- raise_doubt
+            insert into postbound.doubt as d
+                (target, tenant_id, user_id, key_hash, due_at, version, event_id, log_id, action, send_as, resend, logged_at,
+                 data, late_version)
+            values ($1, $2, $3, $4, clock_timestamp() + coalesce($5, 0) * interval '1 millisecond', $6, $7, $8, $9, $10, $11, $12,
+                    $13::jsonb, coalesce($14, 0))
+            on conflict on constraint doubt_pk do update set
+                due_at = case when $5 is null then d.due_at else greatest(d.due_at, excluded.due_at) end,
+                version = excluded.version, event_id = excluded.event_id, log_id = excluded.log_id,
+                action = excluded.action, send_as = excluded.send_as, resend = excluded.resend,
+                logged_at = excluded.logged_at, data = excluded.data,
+                late_version = greatest(d.late_version, excluded.late_version)
+                where d.version <= excluded.version",
+        )
+        .bind(&*settlement.target)
+        .bind(&settlement.key.tenant)
+        .bind(&settlement.key.user)
+        .bind(i64::from(settlement.key.key_hash()))
+        .bind(late.map(|(after, _)| after.as_millis() as f64))
+        .bind(event.version)
+        .bind(event.id)
+        .bind(event.log_id)
+        .bind(event.action.as_str())
+        .bind(state.send_as.map_or(event.action, |action| action).as_str())
+        .bind(i32::try_from(event.resend.max(1)).unwrap_or(i32::MAX))
+        .bind(event.logged_at)
+        .bind(event.data.get())
+        .bind(late.map(|(_, version)| version))
+        .execute(&mut *tx)
+        .await?;
+    }
+    Ok(())
+}
+
+async fn settle_items(tx: &mut sqlx::PgConnection, settlements: &[Settlement]) -> Result<(), StoreError> {
+    let items: Vec<(JobPart, ItemOutcome)> = settlements
+        .iter()
+        .flat_map(|s| s.aftermath.iter().flat_map(|aftermath| aftermath.items.clone()))
+        .collect();
+    if items.is_empty() { Ok(()) } else { write_items(tx, &items).await }
+}
+
+/// A replayed letter that was delivered is closed with its item.
+async fn write_items(
+    connection: &mut sqlx::PgConnection,
+    items: &[(JobPart, ItemOutcome)],
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "-- settle_items
+        with settled as (
+            update postbound.job_item as i set state = u.state, reason = u.reason, settled_at = clock_timestamp()
+            from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[]) as u (job_id, item, state, reason)
+            where i.job_id = u.job_id and i.item = u.item and i.state in ('waiting', 'sent')
+            returning i.letter_id, i.state, i.job_id
+        )
+        update postbound.dead_letter as d set replayed_at = clock_timestamp()
+        from settled join postbound.job as j on j.job_id = settled.job_id
+        where d.letter_id = settled.letter_id and settled.state = 'delivered' and not j.use_current",
+    )
+    .bind(items.iter().map(|(part, _)| part.job).collect::<Vec<_>>())
+    .bind(items.iter().map(|(part, _)| part.item).collect::<Vec<_>>())
+    .bind(items.iter().map(|(_, outcome)| outcome.as_str()).collect::<Vec<_>>())
+    .bind(items.iter().map(|(_, outcome)| outcome.reason()).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 fn reason(verdict: &Verdict) -> Option<&'static str> {

@@ -1,5 +1,6 @@
 use crate::{Store, StoreError};
 use sqlx::Row as _;
+use std::collections::HashMap;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -26,8 +27,11 @@ pub struct LogRow {
     pub targets: Option<Vec<String>>,
     /// W3C trace context.
     pub traceparent: Option<String>,
-    /// The user's state as JSON text.
+    /// The user's state as JSON text. A bare delete (`{}`) has the last known state here, as far as it is known.
     pub data: String,
+    /// Whether this is a bare delete whose user had a state before that `user_state` has not got to yet: read again
+    /// after a while, it has that.
+    pub awaits_state: bool,
 }
 
 /// The lowest and highest id of a window.
@@ -60,10 +64,6 @@ pub struct Page {
     pub is_last: bool,
 }
 
-// A bare delete goes out with the last known state, as far as the projection has it: targets render deletes from it.
-// One that has the delete already has kept the state before it; one that is behind would give an older state, and the
-// worker may have a newer one to fold into the delete.
-//
 // The window (S1 = $1, S2 = $2] is made of
 //   fresh rows:  xmax(S1) <= xid < xmax(S2), committed in S2; and
 //   stragglers:  xids that were running in S1 and are committed in S2.
@@ -83,31 +83,40 @@ const WINDOW_BOUNDS: &str = "-- window_bounds
           and pg_visible_in_snapshot(xid, $2::pg_snapshot)
     ) as late";
 
+// A bare delete is read with the last known state, from the projection once that has got to the version before: what
+// it has earlier is older than what the target may hold. One that is ahead has the newest known state, of a life after
+// the delete perhaps: mostly it is by the same e-mail, and a target that knows its users by that has no other way to
+// find the user; one that knows ids is not misled.
+// "offset 0" keeps the look-up from being copied to each place that uses it.
 const WINDOW_PAGE: &str = "-- window_page
-    select id, logged_at, version, event_id, tenant_id, user_id, action, origin, targets, traceparent,
-           case when action = 'deleted' and data = '{}' then coalesce((
-               select s.data::text from postbound.user_state as s
-               where s.tenant_id = measured.tenant_id and s.user_id = measured.user_id
-                 and s.version between measured.version - 1 and measured.version
-           ), data) else data end
+    select id, logged_at, version, event_id, tenant_id, user_id, action, origin, targets, traceparent, data, known
     from (
-        select page.*, sum(octet_length(data)) over (order by id) - octet_length(data) as bytes_before
+        select known.*,
+               sum(octet_length(data) + coalesce(octet_length(known), 0)) over (order by id)
+                   - octet_length(data) - coalesce(octet_length(known), 0) as bytes_before
         from (
-            (select id, logged_at, version, event_id, tenant_id, user_id, action, origin, targets, traceparent,
-                    data::text as data
-             from postbound.change_log
-             where id > greatest($3, $7) and id <= $4
-               and xid >= pg_snapshot_xmax($1::pg_snapshot) and pg_visible_in_snapshot(xid, $2::pg_snapshot)
-             order by id limit $5)
-            union all
-            (select id, logged_at, version, event_id, tenant_id, user_id, action, origin, targets, traceparent,
-                    data::text as data
-             from postbound.change_log
-             where id > $3 and xid = any(array(select pg_snapshot_xip($1::pg_snapshot)))
-               and pg_visible_in_snapshot(xid, $2::pg_snapshot)
-             order by id + 0 limit $5)
-            order by id limit $5
-        ) as page
+            select page.*, case when action = 'deleted' and data = '{}' then (
+                       select s.data::text from postbound.user_state as s
+                       where s.tenant_id = page.tenant_id and s.user_id = page.user_id and s.version >= page.version - 1
+                   ) end as known
+            from (
+                (select id, logged_at, version, event_id, tenant_id, user_id, action, origin, targets, traceparent,
+                        data::text as data
+                 from postbound.change_log
+                 where id > greatest($3, $7) and id <= $4
+                   and xid >= pg_snapshot_xmax($1::pg_snapshot) and pg_visible_in_snapshot(xid, $2::pg_snapshot)
+                 order by id limit $5)
+                union all
+                (select id, logged_at, version, event_id, tenant_id, user_id, action, origin, targets, traceparent,
+                        data::text as data
+                 from postbound.change_log
+                 where id > $3 and xid = any(array(select pg_snapshot_xip($1::pg_snapshot)))
+                   and pg_visible_in_snapshot(xid, $2::pg_snapshot)
+                 order by id + 0 limit $5)
+                order by id limit $5
+            ) as page
+            offset 0
+        ) as known
     ) as measured
     where bytes_before < $6
     order by id";
@@ -149,14 +158,18 @@ impl Store {
             .bind(bounds.fresh_first_id - 1)
             .fetch_all(&self.pool)
             .await?;
-        let rows = found.iter().map(log_row).collect::<Result<Vec<_>, _>>()?;
+        let read = found.iter().map(log_row).collect::<Result<Vec<_>, _>>()?;
+        let rows = with_last_states(read, limits.data_bytes);
         let is_last = rows.last().is_none_or(|row| row.id >= bounds.last_id);
         Ok(Page { rows, is_last })
     }
 }
 
-fn log_row(row: &sqlx::postgres::PgRow) -> Result<LogRow, sqlx::Error> {
-    Ok(LogRow {
+/// A row, and for a bare delete the last known state from the projection.
+type Read = (LogRow, Option<String>);
+
+fn log_row(row: &sqlx::postgres::PgRow) -> Result<Read, sqlx::Error> {
+    let read = LogRow {
         id: row.try_get(0)?,
         logged_at: row.try_get(1)?,
         version: row.try_get(2)?,
@@ -168,5 +181,109 @@ fn log_row(row: &sqlx::postgres::PgRow) -> Result<LogRow, sqlx::Error> {
         targets: row.try_get(8)?,
         traceparent: row.try_get(9)?,
         data: row.try_get(10)?,
-    })
+        awaits_state: false,
+    };
+    Ok((read, row.try_get(11)?))
+}
+
+/// Gives bare deletes the state before them: the page's own where it has one, which is the exact one, else the
+/// projection's. Ends the page early where the states it repeats would make it too big.
+fn with_last_states(read: Vec<Read>, bytes_max: i64) -> Vec<LogRow> {
+    let is_bare = |row: &LogRow| row.action == "deleted" && row.data == "{}";
+    if !read.iter().any(|(row, _)| is_bare(row)) {
+        return read.into_iter().map(|(row, _)| row).collect();
+    }
+    let mut rows: Vec<LogRow> = Vec::with_capacity(read.len());
+    let mut newest: HashMap<(String, String), usize> = HashMap::new();
+    let mut repeated_bytes = 0;
+    for (mut row, known) in read {
+        let key = (row.tenant_id.clone(), row.user_id.clone());
+        if is_bare(&row) {
+            let before = newest.get(&key).map(|place| &rows[*place]);
+            let repeats = before.filter(|before| !before.awaits_state);
+            (row.data, row.awaits_state) = match (repeats, known) {
+                (Some(before), _) => (before.data.clone(), false),
+                (None, Some(known)) => (known, false),
+                (None, None) => (row.data, row.version > 1),
+            };
+            repeated_bytes += repeats.map_or(0, |before| before.data.len() as i64);
+            if repeated_bytes > bytes_max && !rows.is_empty() {
+                break;
+            }
+        }
+        newest.insert(key, rows.len());
+        rows.push(row);
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows of users named by their first letter, such as `("a1", "deleted", "{}", Some(..))`, and what becomes of them.
+    fn check(case: &str, read: &[(&str, &str, &str, Option<&str>)], expected: &[(&str, bool)]) {
+        let rows = read.iter().enumerate().map(|(index, (user_version, action, data, known))| {
+            let row = LogRow {
+                id: index as i64 + 1,
+                logged_at: OffsetDateTime::UNIX_EPOCH,
+                version: user_version[1..].parse().unwrap(),
+                event_id: Uuid::nil(),
+                tenant_id: "t".into(),
+                user_id: user_version[..1].into(),
+                action: (*action).into(),
+                origin: None,
+                targets: None,
+                traceparent: None,
+                data: (*data).into(),
+                awaits_state: false,
+            };
+            (row, known.map(str::to_owned))
+        });
+        let resolved = with_last_states(rows.collect(), 100);
+        let resolved: Vec<_> = resolved.iter().map(|row| (row.data.as_str(), row.awaits_state)).collect();
+        assert_eq!(resolved, expected, "{case}");
+    }
+
+    #[test]
+    fn a_bare_delete_has_the_state_before_it_or_says_that_it_waits_for_it() {
+        const BARE: &str = "{}";
+        let deleted = |user, known| (user, "deleted", BARE, known);
+        check(
+            "the page has the state before; the projection's may be newer",
+            &[("a1", "created", "A", None), ("b1", "created", "B", None), deleted("a2", Some("newer"))],
+            &[("A", false), ("B", false), ("A", false)],
+        );
+        check("the projection has it", &[deleted("a7", Some("A"))], &[("A", false)]);
+        check("the projection is behind", &[deleted("a7", None)], &[(BARE, true)]);
+        check("there was none before", &[deleted("a1", None)], &[(BARE, false)]);
+        check("nor before two deletes", &[deleted("a1", None), deleted("a2", None)], &[(BARE, false); 2]);
+        check("both wait", &[deleted("a5", None), deleted("a6", None)], &[(BARE, true); 2]);
+        check(
+            "the projection got to the state between two reads of it",
+            &[deleted("a5", None), deleted("a6", Some("A"))],
+            &[(BARE, true), ("A", false)],
+        );
+        check(
+            "two deletes after one state",
+            &[("a1", "updated", "A", None), deleted("a2", None), deleted("a3", None)],
+            &[("A", false); 3],
+        );
+        check(
+            "one that says what it deletes",
+            &[("a1", "updated", "A", None), ("a2", "deleted", "B", None)],
+            &[("A", false), ("B", false)],
+        );
+    }
+
+    #[test]
+    fn repeated_states_end_a_page_before_it_gets_too_big() {
+        let long = "x".repeat(60);
+        let deleted = ("a2", "deleted", "{}", None);
+        check(
+            "two repetitions are more than 100 bytes",
+            &[("a1", "updated", &long, None), deleted, deleted, deleted],
+            &[(&long, false), (&long, false)],
+        );
+    }
 }

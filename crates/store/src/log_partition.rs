@@ -1,5 +1,5 @@
 use crate::{Store, StoreError};
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgExecutor};
 use std::time::Duration;
 
 /// A daily partition of the change log.
@@ -20,11 +20,28 @@ pub struct Maintained {
     pub created: u32,
     /// Partitions detached and dropped.
     pub dropped: Vec<String>,
-    /// Partitions past retention that a cursor still needs; kept.
+    /// Partitions past retention that a cursor or an open transaction still needs; kept.
     pub kept: Vec<String>,
     /// Event ids that left the deduplication window.
     pub event_keys_pruned: u64,
 }
+
+/// What became of dropping a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dropping {
+    /// It is gone.
+    Dropped,
+    /// Transactions that may still see it were waited for in vain; the next round goes on from there.
+    Pending,
+    /// A stream has not read it, or a transaction is open that has written to it.
+    StillNeeded,
+}
+
+/// The comment of a partition the relay is about to drop, by which it knows its own from those detached by hand.
+const MARK: &str = "read by every stream; being dropped by the relay";
+
+/// How long is waited for a lock that only a writer of the partition can withhold.
+const LOCK_TIMEOUT: &str = "2s";
 
 impl Store {
     /// Makes partitions up to `days_ahead`. Producers never wait for it, nor it for them.
@@ -76,18 +93,11 @@ impl Store {
     /// # Errors
     /// When Postgres cannot be asked.
     pub async fn is_log_partition_read(&self, partition: &LogPartition) -> Result<bool, StoreError> {
-        let sql = format!(
-            "-- is_log_partition_read
-            select not exists (
-                select from postbound.stream_cursor as s
-                where (select max(xid) from postbound.{}) >= pg_snapshot_xmin(s.done_snapshot))",
-            quoted(&partition.table)
-        );
-        Ok(sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.pool).await?)
+        is_read(&partition.table, &self.pool).await
     }
 
     /// Detaches a partition without blocking producers, waiting at most `patience` for transactions that still see
-    /// it, and drops it. False when the wait was too long: the next round goes on from there.
+    /// it, and drops it; unless something in it is not read by every stream, or may not be.
     ///
     /// # Errors
     /// When Postgres refuses for another reason.
@@ -95,38 +105,33 @@ impl Store {
         &self,
         partition: &LogPartition,
         patience: Duration,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Dropping, StoreError> {
         let table = quoted(&partition.table);
-        // Concurrent detaching cannot run inside a transaction, and the timeout is the session's: one of its own, which
-        // ends with this call however that ends.
+        // Concurrent detaching cannot run inside a transaction, and the timeouts are the session's: one of its own,
+        // which ends with this call however that ends.
         let mut session = self.pool.acquire().await?.detach();
-        let detach = match partition.detach_pending {
-            true => format!("alter table postbound.change_log detach partition postbound.{table} finalize"),
-            false => {
-                format!("alter table postbound.change_log detach partition postbound.{table} concurrently")
-            }
-        };
-        sqlx::raw_sql(AssertSqlSafe(format!("set statement_timeout = {}", patience.as_millis())))
-            .execute(&mut session)
-            .await?;
-        let detached = sqlx::raw_sql(AssertSqlSafe(detach)).execute(&mut session).await;
-        let dropped = match detached {
-            Ok(_) => {
-                sqlx::raw_sql(AssertSqlSafe(format!("drop table postbound.{table}")))
-                    .execute(&mut session)
-                    .await
-            }
-            Err(error) => Err(error),
-        };
-        match dropped {
-            Ok(_) => Ok(true),
-            // 57014: the timeout ended the wait
-            Err(sqlx::Error::Database(db)) if db.code().as_deref() == Some("57014") => Ok(false),
-            Err(error) => Err(error.into()),
+        let timeout = format!("set statement_timeout = {}", patience.as_millis());
+        sqlx::raw_sql(AssertSqlSafe(timeout)).execute(&mut session).await?;
+        match mark_if_unneeded(&mut session, &partition.table).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(Dropping::StillNeeded),
+            Err(error) => return timed_out(error),
         }
+        let how = if partition.detach_pending { "finalize" } else { "concurrently" };
+        let detach = format!("alter table postbound.change_log detach partition postbound.{table} {how}");
+        if let Err(error) = sqlx::raw_sql(AssertSqlSafe(detach)).execute(&mut session).await {
+            let outcome = timed_out(error.into());
+            if outcome.is_err() {
+                // It stays a partition: one that is detached by hand later is not ours.
+                let unmark = format!("comment on table postbound.{table} is null");
+                sqlx::raw_sql(AssertSqlSafe(unmark)).execute(&mut session).await.ok();
+            }
+            return outcome;
+        }
+        drop_if_read(&mut session, &partition.table).await
     }
 
-    /// Drops tables that were detached in an earlier round but not dropped.
+    /// Tables that an earlier round has detached and not dropped. Those that somebody else has detached are not ours.
     ///
     /// # Errors
     /// When Postgres refuses.
@@ -135,8 +140,10 @@ impl Store {
             "-- detached_log_partitions
             select c.relname::text from pg_class as c
             where c.relnamespace = 'postbound'::regnamespace and c.relkind = 'r' and c.relname ~ '^change_log_[0-9]{8}$'
+              and obj_description(c.oid, 'pg_class') = $1
               and not exists (select from pg_inherits as i where i.inhrelid = c.oid)",
         )
+        .bind(MARK)
         .fetch_all(&self.pool)
         .await?)
     }
@@ -145,11 +152,9 @@ impl Store {
     ///
     /// # Errors
     /// When Postgres refuses.
-    pub async fn drop_detached_log_partition(&self, table: &str) -> Result<(), StoreError> {
-        sqlx::raw_sql(AssertSqlSafe(format!("drop table postbound.{}", quoted(table))))
-            .execute(&self.pool)
-            .await?;
-        Ok(())
+    pub async fn drop_detached_log_partition(&self, table: &str) -> Result<Dropping, StoreError> {
+        let mut session = self.pool.acquire().await?;
+        drop_if_read(&mut session, table).await
     }
 
     /// Forgets event ids older than the deduplication window, some thousands at a time.
@@ -174,6 +179,70 @@ impl Store {
                 return Ok(pruned);
             }
         }
+    }
+}
+
+async fn is_read(table: &str, executor: impl PgExecutor<'_>) -> Result<bool, StoreError> {
+    let sql = format!(
+        "-- is_log_partition_read
+        select not exists (
+            select from postbound.stream_cursor as s
+            where (select max(xid) from postbound.{}) >= pg_snapshot_xmin(s.done_snapshot))",
+        quoted(table)
+    );
+    Ok(sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(executor).await?)
+}
+
+/// Marks a partition as about to be dropped; false when it may not be. A transaction that has written to it and is
+/// still open, prepared perhaps, has rows in it that nobody sees yet: it withholds the lock, and what it has written
+/// would be lost with a table that no stream reads any more once it is detached.
+async fn mark_if_unneeded(session: &mut PgConnection, table: &str) -> Result<bool, StoreError> {
+    let mut tx = session.begin().await?;
+    if !lock(&mut tx, table, "share").await? || !is_read(table, &mut *tx).await? {
+        return Ok(false);
+    }
+    let mark = format!("comment on table postbound.{} is '{MARK}'", quoted(table));
+    sqlx::raw_sql(AssertSqlSafe(mark)).execute(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+/// Drops a detached partition; not if something came into it while it was detached, as it can when a clock went back.
+async fn drop_if_read(session: &mut PgConnection, table: &str) -> Result<Dropping, StoreError> {
+    let mut tx = session.begin().await?;
+    if !lock(&mut tx, table, "access exclusive").await? {
+        return Ok(Dropping::Pending);
+    }
+    if !is_read(table, &mut *tx).await? {
+        return Ok(Dropping::StillNeeded);
+    }
+    sqlx::raw_sql(AssertSqlSafe(format!("drop table postbound.{}", quoted(table)))).execute(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(Dropping::Dropped)
+}
+
+/// Locks a table until the transaction ends; false when others withhold the lock.
+async fn lock(tx: &mut PgConnection, table: &str, mode: &str) -> Result<bool, StoreError> {
+    let sql = format!(
+        "set local lock_timeout = '{LOCK_TIMEOUT}'; lock table postbound.{} in {mode} mode",
+        quoted(table)
+    );
+    match sqlx::raw_sql(AssertSqlSafe(sql)).execute(tx).await {
+        Ok(_) => Ok(true),
+        // 55P03: the timeout ended the wait for the lock
+        Err(sqlx::Error::Database(db)) if db.code().as_deref() == Some("55P03") => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A wait that took too long is no error.
+fn timed_out(error: StoreError) -> Result<Dropping, StoreError> {
+    match &error {
+        // 57014: the timeout ended the statement
+        StoreError::Database(sqlx::Error::Database(db)) if db.code().as_deref() == Some("57014") => {
+            Ok(Dropping::Pending)
+        }
+        _ => Err(error),
     }
 }
 

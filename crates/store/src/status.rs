@@ -1,4 +1,4 @@
-use crate::{Store, StoreError};
+use crate::{DrainingTarget, Store, StoreError};
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -11,6 +11,9 @@ pub struct Snapshot {
     pub streams: Vec<StreamLag>,
     /// Per target, how many users stand where.
     pub targets: Vec<TargetCounts>,
+    /// Targets whose partitions are changing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub draining: Vec<DrainingTarget>,
     /// Live workers.
     pub workers: Vec<WorkerRow>,
     /// Who owns which partition.
@@ -100,6 +103,7 @@ impl Store {
             relay: self.relay_status().await?,
             streams: self.stream_lags().await?,
             targets: self.target_counts().await?,
+            draining: self.draining_targets().await?,
             workers: self.live_workers().await?,
             partitions: self.partition_owners().await?,
             log_partition_days_ahead: self.log_partition_days_ahead().await?,
@@ -194,7 +198,7 @@ impl Store {
             .collect())
     }
 
-    /// Every partition of every target in use, with its owner.
+    /// Every partition workers may lease now, of every target in use, with its owner.
     ///
     /// # Errors
     /// When Postgres cannot be asked.
@@ -203,10 +207,14 @@ impl Store {
             "-- partition_owners
             select t.name, p.partition, w.label
             from postbound.target as t
-            cross join lateral generate_series(0, t.partitions - 1) as p (partition)
-            left join postbound.partition_lease as l on l.target = t.name and l.partition = p.partition
+            cross join lateral (select coalesce(t.draining_generation, t.generation)) as g (generation)
+            cross join lateral generate_series(0, coalesce(t.draining_partitions, t.partitions) - 1) as p (partition)
+            left join postbound.partition_lease as l
+              on l.target = t.name and l.generation = g.generation and l.partition = p.partition
             left join postbound.worker as w on w.worker_id = l.worker_id and w.expires_at > clock_timestamp()
-            where t.retired_at is null
+            where t.retired_at is null and not exists (
+                select from postbound.drained_partition as d
+                where d.target = t.name and d.generation = g.generation and d.partition = p.partition)
             order by t.name, p.partition",
         )
         .fetch_all(&self.pool)

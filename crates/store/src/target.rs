@@ -1,5 +1,6 @@
-use crate::{Store, StoreError};
+use crate::{Generation, Store, StoreError};
 use postbound_event::Action;
+use sqlx::PgConnection;
 use std::str::FromStr as _;
 
 /// A target as the configuration describes it, to be registered.
@@ -26,10 +27,26 @@ pub struct Registration {
 pub struct RegisteredTarget {
     /// What was registered.
     pub registration: Registration,
-    /// Generation of its partition queues.
+    /// Generation of its partition queues, that which the relay publishes to.
     pub generation: i32,
+    /// The generation before, while workers still drain it.
+    pub draining: Option<Generation>,
+    /// Whether the relay publishes to `generation`, and to no older one any more.
+    pub relay_moved_on: bool,
     /// Whether it left the configuration.
     pub retired: bool,
+}
+
+impl RegisteredTarget {
+    /// The generation the relay publishes to.
+    pub fn current(&self) -> Generation {
+        Generation { number: self.generation, partitions: self.registration.partitions }
+    }
+
+    /// The generation workers may lease: the one before is drained first.
+    pub fn leasable(&self) -> Generation {
+        self.draining.unwrap_or_else(|| self.current())
+    }
 }
 
 /// What targets may want to know of a tenant.
@@ -46,43 +63,20 @@ pub struct Tenant {
 }
 
 type TenantRow = (String, Option<String>, Option<String>, Option<String>);
-type TargetRow = (String, String, Vec<String>, String, bool, String, i32, i32, bool);
+type TargetRow =
+    (String, String, Vec<String>, String, bool, String, i32, i32, Option<i32>, Option<i32>, bool, bool);
 
 impl Store {
     /// Registers a target, or brings its registration up to date; a new one starts with the oldest row the log has.
-    /// Gives whether it was new.
+    /// Gives whether it was new. The number of partitions of a known target stays: see [`Store::repartition_target`].
     ///
     /// # Errors
     /// When Postgres refuses.
     pub async fn register_target(&self, target: &Registration) -> Result<bool, StoreError> {
-        let actions: Vec<&str> = target.actions.iter().map(|action| action.as_str()).collect();
         let mut tx = self.pool.begin().await?;
-        sqlx::query(
-            "-- register_target
-            insert into postbound.target (name, adapter, actions, origin, fold, config_hash, partitions)
-            values ($1, $2, $3, $4, $5, $6, $7)
-            on conflict (name) do update set adapter = excluded.adapter, actions = excluded.actions,
-                origin = excluded.origin, fold = excluded.fold, config_hash = excluded.config_hash,
-                partitions = excluded.partitions, updated_at = now(), retired_at = null",
-        )
-        .bind(&target.name)
-        .bind(&target.adapter)
-        .bind(&actions)
-        .bind(&target.origin)
-        .bind(target.fold)
-        .bind(&target.config_hash)
-        .bind(i32::from(target.partitions))
-        .execute(&mut *tx)
-        .await?;
-        let cursor = sqlx::query(
-            "-- register_stream
-            insert into postbound.stream_cursor (stream, done_snapshot) values ($1, '1:1:') on conflict do nothing",
-        )
-        .bind(&target.name)
-        .execute(&mut *tx)
-        .await?;
+        let new = write_registration(&mut tx, target).await?;
         tx.commit().await?;
-        Ok(cursor.rows_affected() == 1)
+        Ok(new)
     }
 
     /// Retires a target: the relay stops publishing to it, producers can no longer name it.
@@ -111,8 +105,11 @@ impl Store {
     pub async fn registered_targets(&self) -> Result<Vec<RegisteredTarget>, StoreError> {
         let rows: Vec<TargetRow> = sqlx::query_as(
             "-- registered_targets
-            select name, adapter, actions, origin, fold, config_hash, partitions, generation, retired_at is not null
-            from postbound.target order by name",
+            select t.name, t.adapter, t.actions, t.origin, t.fold, t.config_hash, t.partitions, t.generation,
+                   t.draining_generation, t.draining_partitions, coalesce(c.generation = t.generation, false),
+                   t.retired_at is not null
+            from postbound.target as t left join postbound.stream_cursor as c on c.stream = t.name
+            order by t.name",
         )
         .fetch_all(&self.pool)
         .await?;
@@ -138,16 +135,61 @@ impl Store {
     }
 }
 
+/// Gives whether the target was new.
+pub(crate) async fn write_registration(
+    tx: &mut PgConnection,
+    target: &Registration,
+) -> Result<bool, StoreError> {
+    let actions: Vec<&str> = target.actions.iter().map(|action| action.as_str()).collect();
+    sqlx::query(
+        "-- register_target
+        insert into postbound.target (name, adapter, actions, origin, fold, config_hash, partitions)
+        values ($1, $2, $3, $4, $5, $6, $7)
+        on conflict (name) do update set adapter = excluded.adapter, actions = excluded.actions,
+            origin = excluded.origin, fold = excluded.fold, config_hash = excluded.config_hash,
+            updated_at = now(), retired_at = null",
+    )
+    .bind(&target.name)
+    .bind(&target.adapter)
+    .bind(&actions)
+    .bind(&target.origin)
+    .bind(target.fold)
+    .bind(&target.config_hash)
+    .bind(i32::from(target.partitions))
+    .execute(&mut *tx)
+    .await?;
+    let cursor = sqlx::query(
+        "-- register_stream
+        insert into postbound.stream_cursor (stream, done_snapshot) values ($1, '1:1:') on conflict do nothing",
+    )
+    .bind(&target.name)
+    .execute(tx)
+    .await?;
+    Ok(cursor.rows_affected() == 1)
+}
+
 fn registered_target(row: TargetRow) -> Result<RegisteredTarget, StoreError> {
-    let (name, adapter, actions, origin, fold, config_hash, partitions, generation, retired) = row;
+    let (name, adapter, actions, origin, fold, config_hash, partitions, generation, draining) =
+        (row.0, row.1, row.2, row.3, row.4, row.5, row.6, row.7, row.8.zip(row.9));
+    let (relay_moved_on, retired) = (row.10, row.11);
     let actions = actions
         .iter()
         .map(|action| Action::from_str(action).map_err(|error| StoreError::Unexpected(error.to_string())))
         .collect::<Result<_, _>>()?;
-    let partitions = u16::try_from(partitions).map_err(|error| StoreError::Unexpected(error.to_string()))?;
+    let draining = match draining {
+        Some((number, partitions)) => Some(Generation { number, partitions: partition_count(partitions)? }),
+        None => None,
+    };
+    let partitions = partition_count(partitions)?;
     Ok(RegisteredTarget {
         registration: Registration { name, adapter, actions, origin, fold, config_hash, partitions },
         generation,
+        draining,
+        relay_moved_on,
         retired,
     })
+}
+
+fn partition_count(stored: i32) -> Result<u16, StoreError> {
+    u16::try_from(stored).map_err(|error| StoreError::Unexpected(error.to_string()))
 }

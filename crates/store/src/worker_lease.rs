@@ -1,4 +1,5 @@
-use crate::{Store, StoreError};
+use crate::{Generation, Store, StoreError};
+use sqlx::PgConnection;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -46,9 +47,11 @@ impl Store {
         Ok(fresh)
     }
 
-    /// Takes free partitions of a target up to the worker's fair share, and says how many it has too many.
+    /// Takes free partitions of a target's generation up to the worker's fair share, and says how many it has too many.
+    /// Those found empty for good are not given out again, and none is while any partition of another generation is
+    /// leased: one user is never worked on in two partitions.
     ///
-    /// Workers balance one after the other: the target's row is the lock.
+    /// Workers balance one after the other, under a lock of the target's.
     ///
     /// # Errors
     /// When Postgres cannot be asked.
@@ -56,13 +59,10 @@ impl Store {
         &self,
         worker: WorkerId,
         target: &str,
-        partitions: u16,
+        generation: Generation,
     ) -> Result<LeaseChange, StoreError> {
         let mut tx = self.pool.begin().await?;
-        sqlx::query("-- lock_target_leases\nselect pg_advisory_xact_lock(hashtextextended('postbound.lease.' || $1, 0))")
-            .bind(target)
-            .execute(&mut *tx)
-            .await?;
+        lock_leases(&mut tx, target).await?;
         // A worker's place among its peers, by age, decides who takes the odd partition: shares settle, and one that joins
         // moves no more partitions than it takes.
         let (workers, place): (i64, i64) = sqlx::query_as(
@@ -76,39 +76,30 @@ impl Store {
         .fetch_one(&mut *tx)
         .await?;
         let (workers, place) = (workers.max(1) as u64, place as u64);
-        let share = fair_share(u64::from(partitions), workers, place);
+        let drained: i64 = sqlx::query_scalar(
+            "-- count_drained_partitions
+            select count(*) from postbound.drained_partition where target = $1 and generation = $2",
+        )
+        .bind(target)
+        .bind(generation.number)
+        .fetch_one(&mut *tx)
+        .await?;
+        let partitions = u64::from(generation.partitions).saturating_sub(drained as u64);
+        let share = fair_share(partitions, workers, place);
         let owned: Vec<i32> = sqlx::query_scalar(
             "-- owned_partitions
-            select partition from postbound.partition_lease where target = $1 and worker_id = $2 order by partition",
+            select partition from postbound.partition_lease
+            where target = $1 and worker_id = $2 and generation = $3 order by partition",
         )
         .bind(target)
         .bind(worker)
+        .bind(generation.number)
         .fetch_all(&mut *tx)
         .await?;
         let wanted = share.saturating_sub(owned.len());
-        let taken: Vec<i32> = if wanted == 0 {
-            Vec::new()
-        } else {
-            sqlx::query_scalar(
-                "-- take_partitions
-                insert into postbound.partition_lease as l (target, partition, worker_id)
-                select $1, free.partition, $2 from (
-                    select p as partition from generate_series(0, $3 - 1) as p
-                    where not exists (
-                        select from postbound.partition_lease as held
-                        join postbound.worker as w on w.worker_id = held.worker_id and w.expires_at > clock_timestamp()
-                        where held.target = $1 and held.partition = p)
-                    order by p limit $4) as free
-                on conflict on constraint partition_lease_pk do update
-                    set worker_id = excluded.worker_id, acquired_at = now()
-                returning partition",
-            )
-            .bind(target)
-            .bind(worker)
-            .bind(i32::from(partitions))
-            .bind(wanted as i64)
-            .fetch_all(&mut *tx)
-            .await?
+        let taken = match wanted {
+            0 => Vec::new(),
+            _ => take_partitions(&mut tx, worker, target, generation, wanted).await?,
         };
         tx.commit().await?;
         let surplus = owned.len().saturating_sub(share);
@@ -126,13 +117,16 @@ impl Store {
         &self,
         worker: WorkerId,
         target: &str,
+        generation: i32,
         partition: u16,
     ) -> Result<(), StoreError> {
         sqlx::query(
             "-- release_partition
-            delete from postbound.partition_lease where target = $1 and partition = $2 and worker_id = $3",
+            delete from postbound.partition_lease
+            where target = $1 and generation = $2 and partition = $3 and worker_id = $4",
         )
         .bind(target)
+        .bind(generation)
         .bind(i32::from(partition))
         .bind(worker)
         .execute(&self.pool)
@@ -172,6 +166,57 @@ impl Store {
         .await?;
         Ok(())
     }
+}
+
+/// One after the other: who changes a target's leases waits for whoever does so now.
+pub(crate) async fn lock_leases(tx: &mut PgConnection, target: &str) -> Result<(), StoreError> {
+    sqlx::query(
+        "-- lock_target_leases\nselect pg_advisory_xact_lock(hashtextextended('postbound.lease.' || $1, 0))",
+    )
+    .bind(target)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Takes partitions nobody owns, if the generation may be leased.
+async fn take_partitions(
+    tx: &mut PgConnection,
+    worker: WorkerId,
+    target: &str,
+    generation: Generation,
+    wanted: usize,
+) -> Result<Vec<i32>, StoreError> {
+    let taken = sqlx::query_scalar(
+        "-- take_partitions
+        with held as (
+            select l.generation, l.partition from postbound.partition_lease as l
+            join postbound.worker as w on w.worker_id = l.worker_id and w.expires_at > clock_timestamp()
+            where l.target = $1)
+        insert into postbound.partition_lease as l (target, generation, partition, worker_id)
+        select $1, $2, free.partition, $3 from (
+            select p as partition from generate_series(0, $4 - 1) as p
+            where not exists (select from held where held.generation = $2 and held.partition = p)
+              and not exists (
+                select from postbound.drained_partition as d
+                where d.target = $1 and d.generation = $2 and d.partition = p)
+              and not exists (select from held where held.generation <> $2)
+              and exists (
+                select from postbound.target as t
+                where t.name = $1 and coalesce(t.draining_generation, t.generation) = $2)
+            order by p limit $5) as free
+        on conflict on constraint partition_lease_pk do update
+            set worker_id = excluded.worker_id, acquired_at = now()
+        returning partition",
+    )
+    .bind(target)
+    .bind(generation.number)
+    .bind(worker)
+    .bind(i32::from(generation.partitions))
+    .bind(wanted as i64)
+    .fetch_all(tx)
+    .await?;
+    Ok(taken)
 }
 
 /// Partitions for the worker at `place` among `workers`.

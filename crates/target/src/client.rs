@@ -1,6 +1,6 @@
 //! Sends one request and reads its answer, both within limits; says what broke when there is no answer.
 
-use crate::disposition::TransportFault;
+use crate::disposition::Fault;
 use crate::headers::Unsendable;
 use crate::redaction::shorten;
 use crate::retry_after;
@@ -140,33 +140,33 @@ impl HttpClient {
 }
 
 /// Where on the way a request without an answer was lost.
-fn fault(error: &reqwest::Error) -> TransportFault {
+fn fault(error: &reqwest::Error) -> Fault {
     if error.is_builder() {
-        return TransportFault::RequestInvalid;
+        return Fault::RequestInvalid;
     }
     if !error.is_connect() {
         // Past the connection, whatever broke broke after something may have been sent.
-        return if error.is_timeout() { TransportFault::Timeout } else { TransportFault::NoAnswer };
+        return if error.is_timeout() { Fault::Timeout } else { Fault::NoAnswer };
     }
     if error.is_timeout() {
-        return TransportFault::ConnectTimeout;
+        return Fault::ConnectTimeout;
     }
     if error.is_dns() {
-        return TransportFault::Dns;
+        return Fault::Dns;
     }
     let mut source = error.source();
     while let Some(cause) = source {
         if let Some(io) = cause.downcast_ref::<io::Error>() {
             if io.kind() == io::ErrorKind::ConnectionRefused {
-                return TransportFault::ConnectionRefused;
+                return Fault::ConnectionRefused;
             }
             if is_tls(io) {
-                return TransportFault::Tls;
+                return Fault::Tls;
             }
         }
         source = cause.source();
     }
-    TransportFault::ConnectFailed
+    Fault::ConnectFailed
 }
 
 /// Whether the error wraps one of TLS. `io::Error` leaves what it wraps out of the chain of sources, at each level.

@@ -3,9 +3,10 @@
 //! Both shapes of the seed are read: `tenant` as an object or a string, `syncedAt` within `metadata` or beside it.
 //! Nothing of those is needed, so neither is looked at.
 
-use crate::disposition::{PERMANENT_CODES, STALE_CODES};
+use crate::disposition::{Fault, PERMANENT_CODES, STALE_CODES};
+use crate::problem::version;
 use crate::redaction::Redactor;
-use crate::{Delivery, Failure, FailureClass, Outcome};
+use crate::{Delivery, Failure, Outcome};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -70,9 +71,8 @@ pub(crate) fn settle<'a>(
     }
     let missing = || match refused {
         true => Outcome::Failed(Failure { shared: deliveries.len() > 1, ..success_false() }),
-        false => Outcome::Failed(Failure::new(
-            FailureClass::Transient,
-            "result_missing",
+        false => Outcome::Failed(Failure::of(
+            Fault::ResultMissing,
             "the answer has no readable result for this user",
         )),
     };
@@ -99,9 +99,8 @@ fn gather(
         let outcome = outcome(&result, &redact);
         let slot = &mut outcomes[place];
         *slot = match slot.take() {
-            Some(earlier) if earlier != outcome => Some(Outcome::Failed(Failure::new(
-                FailureClass::Transient,
-                "result_doubled",
+            Some(earlier) if earlier != outcome => Some(Outcome::Failed(Failure::of(
+                Fault::ResultDoubled,
                 "the answer has two different results for this user",
             ))),
             _ => Some(outcome),
@@ -123,9 +122,8 @@ fn outcome(result: &CrmResult<'_>, redact: &impl Fn(&str) -> String) -> Outcome 
                 .map(Cow::into_owned),
         },
         "failed" => failed(result, redact),
-        _ => Outcome::Failed(Failure::new(
-            FailureClass::Transient,
-            "result_unknown",
+        _ => Outcome::Failed(Failure::of(
+            Fault::ResultUnknown,
             "the result's status is none of created, updated and failed",
         )),
     }
@@ -136,27 +134,25 @@ fn failed(result: &CrmResult<'_>, redact: &impl Fn(&str) -> String) -> Outcome {
     let code = text(&result.code);
     let is_one_of = |codes: &[&str]| code.as_deref().is_some_and(|code| codes.contains(&code));
     if is_one_of(STALE_CODES) {
-        return Outcome::Stale { held_version: result.held_version.as_ref().and_then(Value::as_i64) };
+        return Outcome::Stale { held_version: result.held_version.as_ref().and_then(version) };
     }
     let permanent = match result.retryable {
         Some(retryable) => !retryable,
         None => is_one_of(PERMANENT_CODES),
     };
-    let (class, reason) = match permanent {
-        true => (FailureClass::Permanent, "result_refused"),
-        false => (FailureClass::Transient, "result_failed"),
-    };
+    let fault = if permanent { Fault::ResultRefused } else { Fault::ResultFailed };
+    let bounded = code.is_none() && result.retryable.is_none();
     let words: Vec<String> =
         [code, text(&result.error).or_else(|| text(&result.message))].into_iter().flatten().collect();
-    Outcome::Failed(Failure::new(class, reason, redact(&words.join(": "))))
+    Outcome::Failed(Failure { bounded, ..Failure::of(fault, redact(&words.join(": "))) })
 }
 
 fn bad_response(detail: &str) -> Failure {
-    Failure::new(FailureClass::Transient, "bad_response", detail)
+    Failure::of(Fault::BadResponse, detail)
 }
 
 fn success_false() -> Failure {
-    Failure::new(FailureClass::Transient, "success_false", "the answer says that the request did not succeed")
+    Failure::of(Fault::SuccessFalse, "the answer says that the request did not succeed")
 }
 
 /// An id that is a string, or a number as it is written.

@@ -22,6 +22,10 @@ pub struct Delivery {
     /// The canonical user: an object with the fields of `schemas/user.schema.json`. For a delete it may be `{}`, or the
     /// last known state.
     pub data: Arc<RawValue>,
+    /// 0 for every ordinary attempt. Above, it makes a new idempotency key (and `webhook-id`) for the same bytes, for a
+    /// state that is sent once more on purpose: a receiver that remembers the key would answer without applying it.
+    /// A retry keeps the number of the attempt it repeats.
+    pub resend: u32,
 }
 
 /// What targets may want to know of a tenant (seed 003: `tenant`).

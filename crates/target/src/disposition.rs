@@ -1,4 +1,5 @@
-//! What statuses and broken transports mean, as data: the one place that says it.
+//! What statuses, results and broken transports mean, as data: the one place that says it. What a target means
+//! otherwise stands over it, see [`crate::overrides`].
 //!
 //! The rule behind `Unknown`: the request may still take effect after the next one was sent. A 500 is an answer of the
 //! target about a request it is done with; a 504 is a gateway's word about a request that may still be running.
@@ -92,9 +93,11 @@ pub(crate) fn verdict(adapter: AdapterKind, status: u16, has_retry_after: bool) 
     if has_retry_after { rule.retry_after } else { rule.plain }
 }
 
-/// How a request can fail without an answer, in the order of its way.
+/// How a delivery can fail beside a status that says so, in the order of its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TransportFault {
+pub(crate) enum Fault {
+    /// The state's data is no JSON object.
+    DataInvalid,
     /// A secret cannot be read, or is none.
     SecretUnavailable,
     /// A header or the request cannot be built from these states.
@@ -115,27 +118,72 @@ pub(crate) enum TransportFault {
     NoAnswer,
     /// The body of an answer that is needed ended early.
     AnswerCut,
+    /// An answer that is needed is longer than the cap.
+    ResponseTooLarge,
+    /// A success whose body is not the contract's.
+    BadResponse,
+    /// A success whose body says that it is none.
+    SuccessFalse,
+    /// The answer holds no readable result for this user.
+    ResultMissing,
+    /// The answer holds two different results for this user.
+    ResultDoubled,
+    /// A result whose status the contract does not know.
+    ResultUnknown,
+    /// A result that says that this user failed.
+    ResultFailed,
+    /// The same, and that another try is of no use.
+    ResultRefused,
 }
 
-impl TransportFault {
-    /// Its class and its word for ledger and metrics.
+/// One row: what a fault means, and its word for ledger and metrics.
+struct FaultRule(Fault, FailureClass, &'static str);
+
+static FAULTS: &[FaultRule] = &[
+    // Nothing was sent.
+    FaultRule(Fault::DataInvalid, FailureClass::Permanent, "data_invalid"),
+    FaultRule(Fault::SecretUnavailable, FailureClass::WholeTarget, "secret_unavailable"),
+    FaultRule(Fault::RequestInvalid, FailureClass::Permanent, "request_invalid"),
+    FaultRule(Fault::Dns, FailureClass::WholeTarget, "dns"),
+    FaultRule(Fault::ConnectionRefused, FailureClass::WholeTarget, "connection_refused"),
+    FaultRule(Fault::ConnectTimeout, FailureClass::WholeTarget, "connect_timeout"),
+    FaultRule(Fault::Tls, FailureClass::WholeTarget, "tls"),
+    FaultRule(Fault::ConnectFailed, FailureClass::WholeTarget, "connect_failed"),
+    // Something may have been.
+    FaultRule(Fault::Timeout, FailureClass::Unknown, "timeout"),
+    FaultRule(Fault::NoAnswer, FailureClass::Unknown, "no_answer"),
+    FaultRule(Fault::AnswerCut, FailureClass::Unknown, "answer_cut"),
+    // There is an answer: the target is done with the request.
+    FaultRule(Fault::ResponseTooLarge, FailureClass::Transient, "response_too_large"),
+    // A 200 with a page of HTML comes from something before the target that knows nothing of the contract.
+    FaultRule(Fault::BadResponse, FailureClass::Transient, "bad_response"),
+    FaultRule(Fault::SuccessFalse, FailureClass::Transient, "success_false"),
+    FaultRule(Fault::ResultMissing, FailureClass::Transient, "result_missing"),
+    FaultRule(Fault::ResultDoubled, FailureClass::Transient, "result_doubled"),
+    FaultRule(Fault::ResultUnknown, FailureClass::Transient, "result_unknown"),
+    FaultRule(Fault::ResultFailed, FailureClass::Transient, "result_failed"),
+    FaultRule(Fault::ResultRefused, FailureClass::Permanent, "result_refused"),
+];
+
+impl Fault {
+    /// Its class, overrides aside, and its word for ledger and metrics.
     pub(crate) fn disposition(self) -> (FailureClass, &'static str) {
-        match self {
-            Self::SecretUnavailable => (FailureClass::WholeTarget, "secret_unavailable"),
-            Self::RequestInvalid => (FailureClass::Permanent, "request_invalid"),
-            // Nothing was sent.
-            Self::Dns => (FailureClass::WholeTarget, "dns"),
-            Self::ConnectionRefused => (FailureClass::WholeTarget, "connection_refused"),
-            Self::ConnectTimeout => (FailureClass::WholeTarget, "connect_timeout"),
-            Self::Tls => (FailureClass::WholeTarget, "tls"),
-            Self::ConnectFailed => (FailureClass::WholeTarget, "connect_failed"),
-            // Something may have been.
-            Self::Timeout => (FailureClass::Unknown, "timeout"),
-            Self::NoAnswer => (FailureClass::Unknown, "no_answer"),
-            Self::AnswerCut => (FailureClass::Unknown, "answer_cut"),
-        }
+        let FaultRule(_, class, word) =
+            FAULTS.iter().find(|rule| rule.0 == self).expect("every fault has a row");
+        (*class, word)
     }
 }
+
+/// The words that an override may name: those of failures on the way to the target or in its answer. The others are of
+/// our own making, and no target means anything by them.
+pub(crate) fn overridable_reasons() -> impl Iterator<Item = &'static str> {
+    let ours = [Fault::DataInvalid, Fault::SecretUnavailable, Fault::RequestInvalid];
+    FAULTS.iter().filter(move |rule| !ours.contains(&rule.0)).map(|rule| rule.2)
+}
+
+/// Refusals of a request with several users that the content of one of them can be behind. A 500 is among them: samples
+/// answer it when one user's data breaks their code.
+pub(crate) static CONTENT_STATUSES: &[u16] = &[400, 413, 422, 500];
 
 /// `code` values of a failed per-user result that say that trying again is of no use.
 pub(crate) static PERMANENT_CODES: &[&str] = &[
@@ -155,6 +203,8 @@ pub(crate) static STALE_CODES: &[&str] = &["stale_version", "stale-version"];
 macro_rules! status_words {
     ($status:expr, $($known:literal)*) => {
         match $status {
+            // No failure unless an override makes it one.
+            200..=299 => "http_2xx",
             300..=399 => "redirect",
             $($known => concat!("http_", $known),)*
             400..=499 => "http_4xx",
@@ -240,8 +290,20 @@ mod tests {
     }
 
     #[test]
+    fn every_fault_has_a_row_and_a_word_of_its_own() {
+        // The last variant: a new one goes before it, or here.
+        assert_eq!(FAULTS.len(), Fault::ResultRefused as usize + 1);
+        for (place, FaultRule(fault, class, word)) in FAULTS.iter().enumerate() {
+            assert_eq!(*fault as usize, place, "the rows are in the order of the variants");
+            assert_eq!(fault.disposition(), (*class, *word));
+            assert_eq!(FAULTS.iter().filter(|other| other.2 == *word).count(), 1, "{word}");
+        }
+    }
+
+    #[test]
     fn reasons_are_a_closed_set() {
         let check = |status, reason| assert_eq!(status_reason(status), reason);
+        check(202, "http_2xx");
         check(302, "redirect");
         check(422, "http_422");
         check(499, "http_4xx");

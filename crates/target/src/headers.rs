@@ -1,6 +1,6 @@
 //! What every request bears beside its body (decision 16 of the design: key, version, signature).
 
-use crate::disposition::TransportFault;
+use crate::disposition::Fault;
 use crate::settings::{AdapterSettings, TargetError, TargetSettings};
 use crate::signature::{SigningKey, sign};
 use crate::{Delivery, TenantInfo};
@@ -28,11 +28,11 @@ pub(crate) struct Credentials {
 }
 
 /// Why a request cannot be sent, with words for the operator.
-pub(crate) type Unsendable = (TransportFault, String);
+pub(crate) type Unsendable = (Fault, String);
 
 impl Credentials {
     pub(crate) fn current(settings: &TargetSettings) -> Result<Self, Unsendable> {
-        let unavailable = |reason| (TransportFault::SecretUnavailable, reason);
+        let unavailable = |reason| (Fault::SecretUnavailable, reason);
         let present = |secret: &Arc<str>| !secret.is_empty();
         Ok(Self {
             api_key: settings.api_key.current().map_err(unavailable)?.filter(present),
@@ -122,29 +122,28 @@ impl Attempt<'_> {
             .iter()
             .map(|secret| SigningKey::parse(secret))
             .collect::<Result<_, _>>()
-            .map_err(|error| (TransportFault::SecretUnavailable, error.to_string()))?;
-        let mut event_id = [0; 36];
+            .map_err(|error| (Fault::SecretUnavailable, error.to_string()))?;
         let id = match self.single {
-            Some(delivery) => delivery.event_id.as_hyphenated().encode_lower(&mut event_id),
-            None => self.key,
+            Some(Delivery { event_id, resend: 0, .. }) => event_id.to_string(),
+            // Receivers know duplicates by this id, and a resend is none.
+            Some(Delivery { event_id, resend, .. }) => format!("{event_id}-{resend}"),
+            None => self.key.to_owned(),
         };
-        headers.insert(WEBHOOK_ID, text(id)?);
+        headers.insert(WEBHOOK_ID, text(&id)?);
         headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(self.now));
-        headers.insert(WEBHOOK_SIGNATURE, secret(&sign(&keys, id, self.now, self.body))?);
+        headers.insert(WEBHOOK_SIGNATURE, secret(&sign(&keys, &id, self.now, self.body))?);
         Ok(())
     }
 }
 
 /// A header of our own making or of the states'. Text beyond ASCII goes out as UTF-8 bytes.
 fn text(value: &str) -> Result<HeaderValue, Unsendable> {
-    HeaderValue::from_bytes(value.as_bytes()).map_err(|_| {
-        (TransportFault::RequestInvalid, "an id holds characters a header cannot carry".to_owned())
-    })
+    HeaderValue::from_bytes(value.as_bytes())
+        .map_err(|_| (Fault::RequestInvalid, "an id holds characters a header cannot carry".to_owned()))
 }
 
 fn secret(value: &str) -> Result<HeaderValue, Unsendable> {
-    let reason =
-        || (TransportFault::SecretUnavailable, "a secret holds characters a header cannot carry".to_owned());
+    let reason = || (Fault::SecretUnavailable, "a secret holds characters a header cannot carry".to_owned());
     sensitive(value).ok_or_else(reason)
 }
 

@@ -7,8 +7,8 @@
 //! a retry repeats them; the clock only enters `webhook-timestamp` and a `Retry-After` given as a date.
 //!
 //! The way of one attempt: `target` asks `backend_sync` or `crm_batch` for the body, `idempotency` and `headers` wrap
-//! it, `client` sends it, `disposition` says what the status means, `crm_answer` reads per-user results, and
-//! `redaction` makes of the target's own words what may be logged.
+//! it, `client` sends it, `disposition` says what the answer means, unless `overrides` says otherwise for this target,
+//! `crm_answer` reads per-user results, and `redaction` makes of the target's own words what may be logged.
 
 mod backend_sync;
 mod canonical_user;
@@ -20,6 +20,7 @@ mod disposition;
 mod headers;
 mod idempotency;
 mod outcome;
+mod overrides;
 mod problem;
 mod redaction;
 mod retry_after;
@@ -29,5 +30,6 @@ mod target;
 
 pub use delivery::{Delivery, TenantInfo};
 pub use outcome::{Failure, FailureClass, Outcome};
+pub use overrides::Override;
 pub use settings::{AdapterSettings, Clock, SecretFn, SecretsFn, TargetError, TargetSettings};
 pub use target::Target;

@@ -1,3 +1,4 @@
+use crate::disposition::{CONTENT_STATUSES, Fault};
 use std::time::Duration;
 
 /// What became of one state.
@@ -31,9 +32,15 @@ pub struct Failure {
     /// What is known beyond the reason, at most 300 characters. Words of the user's data and secrets are masked, so it
     /// may stand in logs and in headers of dead letters.
     pub detail: String,
-    /// Whether the request carried several users and failed as one: any of them may be the culprit. With
-    /// [`FailureClass::Permanent`] it is a whole-request refusal, to be bisected.
+    /// Whether the request carried several users and failed as one: any of them may be the culprit.
     pub shared: bool,
+    /// Whether smaller requests may find the culprit: the request was `shared`, and was refused whole with a permanent
+    /// class or with a status that one user's content can cause (400, 413, 422, 500). Never when the outcome is unknown
+    /// or no user is at fault.
+    pub bisect: bool,
+    /// A transient failure without any hint that another try is of use (seed 003: a result with status `failed` and
+    /// neither `code` nor `retryable`): tried again by schedule, but given up after a bounded number of attempts.
+    pub bounded: bool,
 }
 
 /// Kinds of failures, by what to do about them. The table that assigns them is `disposition.rs`.
@@ -63,14 +70,40 @@ impl FailureClass {
 }
 
 impl Failure {
+    /// A failure of one user alone, by its fault.
+    pub(crate) fn of(fault: Fault, detail: impl Into<String>) -> Self {
+        let (class, reason) = fault.disposition();
+        Self::new(class, reason, detail)
+    }
+
     /// A failure without an answer, of one user alone.
     pub(crate) fn new(class: FailureClass, reason: &'static str, detail: impl Into<String>) -> Self {
-        Self { class, reason, status: None, retry_after: None, detail: detail.into(), shared: false }
+        let detail = detail.into();
+        Self {
+            class,
+            reason,
+            status: None,
+            retry_after: None,
+            detail,
+            shared: false,
+            bisect: false,
+            bounded: false,
+        }
     }
 
     /// The same failure for each of so many users.
     pub(crate) fn for_all(mut self, users: usize) -> Vec<Outcome> {
         self.shared = users > 1;
         vec![Outcome::Failed(self); users]
+    }
+
+    /// Sets `bisect` by what else is known.
+    pub(crate) fn judge_bisection(&mut self) {
+        let content_may_do_it = match self.class {
+            FailureClass::Permanent => true,
+            FailureClass::Transient => self.status.is_some_and(|status| CONTENT_STATUSES.contains(&status)),
+            FailureClass::Unknown | FailureClass::WholeTarget => false,
+        };
+        self.bisect = self.shared && content_may_do_it;
     }
 }

@@ -15,7 +15,7 @@ impl Problem {
 
     /// `Some` when it says that a newer version is held, with that version if it is told.
     pub(crate) fn stale(&self) -> Option<Option<i64>> {
-        let held = self.0.get("heldVersion").and_then(Value::as_i64);
+        let held = self.0.get("heldVersion").and_then(version);
         let named =
             [self.text("code"), self.slug()].into_iter().flatten().any(|word| STALE_CODES.contains(&word));
         (named || held.is_some()).then_some(held)
@@ -57,6 +57,11 @@ impl Problem {
     }
 }
 
+/// A version as targets tell it; versions begin at 1.
+pub(crate) fn version(value: &Value) -> Option<i64> {
+    value.as_i64().filter(|version| *version > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,6 +75,10 @@ mod tests {
         check(r#"{"type":"https://crm.example/problems#stale-version"}"#, Some(None));
         check(r#"{"code":"stale_version","heldVersion":"7"}"#, Some(None));
         check(r#"{"heldVersion":7}"#, Some(Some(7)));
+        check(r#"{"type":"/problems/stale-version","heldVersion":null}"#, Some(None));
+        check(r#"{"type":"/problems/stale-version","heldVersion":7.5}"#, Some(None));
+        check(r#"{"type":"/problems/stale-version","heldVersion":-7}"#, Some(None));
+        check(r#"{"heldVersion":0}"#, None);
         check(r#"{"type":"/problems/idempotency-key-in-progress"}"#, None);
         check(r#"{"type":"/problems/stale-version-not"}"#, None);
         check(r#"{"error":"stale version"}"#, None);

@@ -1,3 +1,4 @@
+use crate::Override;
 use crate::disposition::AdapterKind;
 use std::fmt;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub struct TargetSettings {
     pub signing_secrets: SecretsFn,
     /// The adapter and what only it knows.
     pub adapter: AdapterSettings,
+    /// What this target means by an answer, over the built-in table. Default: none.
+    pub dispositions: Vec<Override>,
     /// The time of an attempt. Default: the system's clock.
     pub clock: Clock,
 }
@@ -84,6 +87,7 @@ impl TargetSettings {
             bearer_token: SecretFn::none(),
             signing_secrets: SecretsFn::none(),
             adapter,
+            dispositions: Vec::new(),
             clock: Clock::default(),
         }
     }
@@ -125,6 +129,14 @@ pub enum TargetError {
         target: String,
         /// What was asked for.
         users: usize,
+    },
+    /// An override makes no sense for this adapter.
+    #[error("a disposition of target {target} cannot be used: {problem}")]
+    Disposition {
+        /// Name of the target.
+        target: String,
+        /// Which, and why.
+        problem: String,
     },
     /// The HTTP client cannot be built, for one because the system has no root certificates.
     #[error("no http client can be built for target {target}: {reason}")]

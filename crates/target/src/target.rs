@@ -1,7 +1,8 @@
 use crate::canonical_user::CanonicalUser;
 use crate::client::{Answer, BodyEnd, HttpClient};
-use crate::disposition::{TransportFault, Verdict, status_reason, verdict};
-use crate::headers::{Attempt, Credentials, Unsendable, fixed};
+use crate::disposition::{Fault, Verdict, status_reason};
+use crate::headers::{Attempt, Credentials, fixed};
+use crate::overrides::{overridden_verdict, reclassify};
 use crate::problem::Problem;
 use crate::redaction::Redactor;
 use crate::settings::{AdapterSettings, TargetError, TargetSettings};
@@ -28,12 +29,16 @@ impl Target {
     /// provider if none is installed.
     ///
     /// # Errors
-    /// When the URL, a header or the batch size cannot be used, or the HTTP client cannot be built.
+    /// When the URL, a header, the batch size or a disposition cannot be used, or the HTTP client cannot be built.
     pub fn new(settings: TargetSettings) -> Result<Self, TargetError> {
         if let AdapterSettings::CrmBatch { batch_users_max: users, .. } = settings.adapter
             && !(1..=crm_batch::USERS_MAX).contains(&users)
         {
             return Err(TargetError::BatchUsersMax { target: settings.name, users });
+        }
+        let kind = settings.adapter.kind();
+        if let Some(problem) = settings.dispositions.iter().find_map(|entry| entry.problem(kind)) {
+            return Err(TargetError::Disposition { target: settings.name, problem });
         }
         let fixed_headers = fixed(&settings)?;
         let client = HttpClient::new(&settings)?;
@@ -77,20 +82,21 @@ impl Target {
     async fn deliver_batch(&self, deliveries: &[Delivery], tenant: &TenantInfo) -> Vec<Outcome> {
         let (sound, request) = self.render(deliveries, tenant);
         let mut outcomes = match request {
-            Some(request) => self.send(&sound, tenant, request).await.into_iter(),
-            None => Vec::new().into_iter(),
+            Some(request) => self.send(&sound, tenant, request).await,
+            None => Vec::new(),
         };
+        for outcome in &mut outcomes {
+            if let Outcome::Failed(failure) = outcome {
+                reclassify(&self.settings.dispositions, failure);
+                failure.judge_bisection();
+            }
+        }
+        let mut outcomes = outcomes.into_iter();
         if sound.len() == deliveries.len() {
             return outcomes.collect();
         }
         let is_sound = |delivery: &Delivery| sound.iter().any(|other| std::ptr::eq(*other, delivery));
-        let unusable = || {
-            Outcome::Failed(Failure::new(
-                FailureClass::Permanent,
-                "data_invalid",
-                "the data is no JSON object",
-            ))
-        };
+        let unusable = || Outcome::Failed(Failure::of(Fault::DataInvalid, "the data is no JSON object"));
         deliveries
             .iter()
             .map(|delivery| is_sound(delivery).then(|| outcomes.next()).flatten().unwrap_or_else(unusable))
@@ -121,8 +127,8 @@ impl Target {
                 crm_batch::render(&envelope, &states)
             }
         };
-        let key =
-            idempotency::key(sound.iter().map(|delivery| delivery.event_id), &self.settings.name, &body);
+        let events = sound.iter().map(|delivery| (delivery.event_id, delivery.resend));
+        let key = idempotency::key(events, &self.settings.name, &body);
         (sound, Some(Request { body, key }))
     }
 
@@ -143,51 +149,63 @@ impl Target {
         });
         let (credentials, headers) = match prepared {
             Ok(prepared) => prepared,
-            Err(unsendable) => return lost(unsendable, None).for_all(deliveries.len()),
+            Err((fault, detail)) => return Failure::of(fault, detail).for_all(deliveries.len()),
         };
-        let kind = self.settings.adapter.kind();
-        let is_final = |status| verdict(kind, status, false) == Verdict::Delivered;
+        let is_final =
+            |status| !may_be_stale(deliveries, status) && self.verdict(status, false) == Verdict::Delivered;
         match self.client.post(headers, request.body, now, is_final).await {
             Ok(answer) => self.settle(&answer, deliveries, &credentials),
-            Err(unsendable) => lost(unsendable, None).for_all(deliveries.len()),
+            Err((fault, detail)) => Failure::of(fault, detail).for_all(deliveries.len()),
         }
     }
 
+    fn verdict(&self, status: u16, has_retry_after: bool) -> Verdict {
+        overridden_verdict(&self.settings.dispositions, self.settings.adapter.kind(), status, has_retry_after)
+    }
+
+    /// What a whole answer says. A refused version comes before all else, whatever the status was made to mean.
     fn settle(&self, answer: &Answer, deliveries: &[&Delivery], credentials: &Credentials) -> Vec<Outcome> {
-        let users = deliveries.len();
-        let status = Some(answer.status);
-        match verdict(self.settings.adapter.kind(), answer.status, answer.retry_after.is_some()) {
-            Verdict::Delivered => vec![Outcome::Delivered { external_id: None }; users],
+        if may_be_stale(deliveries, answer.status)
+            && let Some(held_version) = Problem::parse(&answer.body).as_ref().and_then(Problem::stale)
+        {
+            return vec![Outcome::Stale { held_version }];
+        }
+        match self.verdict(answer.status, answer.retry_after.is_some()) {
+            Verdict::Delivered => vec![Outcome::Delivered { external_id: None }; deliveries.len()],
             Verdict::Failed(class) => self.refused(class, answer, deliveries, credentials),
-            Verdict::ReadResults => match answer.end {
-                BodyEnd::Whole => {
-                    let secrets = || self.secrets(credentials).collect();
-                    let mut outcomes = crm_answer::settle(&answer.body, deliveries, secrets);
-                    for outcome in &mut outcomes {
-                        if let Outcome::Failed(failure) = outcome {
-                            failure.status = status;
-                        }
-                    }
-                    outcomes
-                }
-                BodyEnd::TooLarge => {
-                    let detail = "the answer is longer than response_bytes_max";
-                    let failure = Failure::new(FailureClass::Transient, "response_too_large", detail);
-                    Failure { status, ..failure }.for_all(users)
-                }
-                BodyEnd::Timeout => {
-                    lost((TransportFault::Timeout, "while reading the answer".to_owned()), status)
-                        .for_all(users)
-                }
-                BodyEnd::Cut => {
-                    let detail = "the connection ended within the answer".to_owned();
-                    lost((TransportFault::AnswerCut, detail), status).for_all(users)
-                }
-            },
+            Verdict::ReadResults => self.read_results(answer, deliveries, credentials),
         }
     }
 
-    /// An answer that is no success: of one user it may say "stale", else its status decides.
+    fn read_results(
+        &self,
+        answer: &Answer,
+        deliveries: &[&Delivery],
+        credentials: &Credentials,
+    ) -> Vec<Outcome> {
+        let mut outcomes = match answer.end {
+            BodyEnd::Whole => {
+                crm_answer::settle(&answer.body, deliveries, || self.secrets(credentials).collect())
+            }
+            BodyEnd::TooLarge => {
+                let detail = "the answer is longer than response_bytes_max";
+                Failure::of(Fault::ResponseTooLarge, detail).for_all(deliveries.len())
+            }
+            BodyEnd::Timeout => {
+                Failure::of(Fault::Timeout, "while reading the answer").for_all(deliveries.len())
+            }
+            BodyEnd::Cut => Failure::of(Fault::AnswerCut, "the connection ended within the answer")
+                .for_all(deliveries.len()),
+        };
+        for outcome in &mut outcomes {
+            if let Outcome::Failed(failure) = outcome {
+                failure.status = Some(answer.status);
+            }
+        }
+        outcomes
+    }
+
+    /// An answer that is no success.
     fn refused(
         &self,
         class: FailureClass,
@@ -196,12 +214,6 @@ impl Target {
         credentials: &Credentials,
     ) -> Vec<Outcome> {
         let problem = Problem::parse(&answer.body);
-        if deliveries.len() == 1
-            && matches!(answer.status, 409 | 412)
-            && let Some(held_version) = problem.as_ref().and_then(Problem::stale)
-        {
-            return vec![Outcome::Stale { held_version }];
-        }
         let redact = |text: &str| match text {
             "" => String::new(),
             text => Redactor::new(deliveries, self.secrets(credentials)).excerpt(text),
@@ -227,8 +239,8 @@ impl Target {
     }
 }
 
-/// A request without a whole answer.
-fn lost((fault, detail): Unsendable, status: Option<u16>) -> Failure {
-    let (class, reason) = fault.disposition();
-    Failure { status, ..Failure::new(class, reason, detail) }
+/// Whether an answer of this status speaks of one user's version, if its body says so. Of several users it cannot be told
+/// whose is meant.
+fn may_be_stale(deliveries: &[&Delivery], status: u16) -> bool {
+    deliveries.len() == 1 && matches!(status, 409 | 412)
 }

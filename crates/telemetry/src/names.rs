@@ -33,6 +33,10 @@ pub const ATTEMPT_DURATION: &str = "postbound_attempt_duration_seconds";
 pub const COMMIT_TO_DELIVERY: &str = "postbound_commit_to_delivery_seconds";
 /// Gauge `target`: requests being sent right now.
 pub const IN_FLIGHT: &str = "postbound_in_flight";
+/// Gauge `target`, `scope` (`target`: 1 while the whole target is held back; `tenants`: how many are): open breakers.
+pub const BREAKER_OPEN: &str = "postbound_breaker_open";
+/// Counter `target`, `cause` (`whole_target`, `failing_share`): breakers opened by this worker.
+pub const BREAKER_OPENINGS: &str = "postbound_breaker_openings_total";
 /// Gauge `target`: partitions this worker owns.
 pub const PARTITIONS_OWNED: &str = "postbound_partitions_owned";
 /// Gauge: partitions of the installation.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::{Postgres, RabbitMq};
+use crate::{Authority, Postgres, RabbitMq};
 
 /// The environment variable that holds the path of the endpoints' file.
 pub const ENDPOINTS_VARIABLE: &str = "POSTBOUND_TESTBED";
@@ -20,6 +20,8 @@ pub struct Endpoints {
     pub postgres: Postgres,
     /// The RabbitMQ server.
     pub rabbitmq: RabbitMq,
+    /// Who signed both servers' certificates, and signs those of their clients.
+    pub authority: Authority,
 }
 
 impl Endpoints {

@@ -3,7 +3,8 @@
 //! The tests, the demo and `cargo xtask services` need both servers on a machine that may hold nothing but a Rust
 //! toolchain, next to other servers and other checkouts. So this crate installs the distribution's packages where they
 //! are missing ([`packages`]), starts an instance of each on free loopback ports with data under `.testbed/`
-//! ([`Services`]), and leaves neither processes nor files behind.
+//! ([`Services`]), and leaves neither processes nor files behind. Both servers speak TLS too, with certificates of an
+//! [`Authority`] of the run.
 //!
 //! Fed by: `xtask`, which owns one [`Services`] and passes its [`Endpoints`] to the test processes in
 //! [`ENDPOINTS_VARIABLE`]; a test that breaks servers on purpose starts a [`Services`] of its own.
@@ -11,6 +12,7 @@
 //! It knows nothing of Postbound: no migration, no topology, no target.
 
 mod amqp;
+mod authority;
 mod endpoints;
 mod launch;
 mod management;
@@ -25,7 +27,9 @@ mod run_dir;
 mod services;
 
 pub use amqp::QueueInfo;
+pub use authority::{Authority, Certificate, Subject};
 pub use endpoints::{ENDPOINTS_VARIABLE, Endpoints};
 pub use postgres::Postgres;
+pub use processes::MARK;
 pub use rabbitmq::RabbitMq;
 pub use services::{Options, Services};

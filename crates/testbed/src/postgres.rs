@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnectOptions;
@@ -15,7 +14,9 @@ use crate::processes;
 
 /// A private PostgreSQL server on loopback.
 ///
-/// Every role needs its password (scram-sha-256); the superuser is `postgres`.
+/// Every role needs its password (scram-sha-256); the superuser is `postgres`. The server speaks TLS where it is asked to:
+/// the URLs given here do not ask. Members of the role [`Self::CERTIFIED`], once there is one, need TLS and a client
+/// certificate in their name.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Postgres {
     pub(crate) port: u16,
@@ -28,6 +29,9 @@ pub struct Postgres {
 }
 
 impl Postgres {
+    /// The group role whose members need a client certificate.
+    pub const CERTIFIED: &str = "testbed_certified";
+
     /// The TCP port on 127.0.0.1.
     #[must_use]
     pub fn port(&self) -> u16 {
@@ -64,10 +68,10 @@ impl Postgres {
         self.url_as("postgres", &self.password, database)
     }
 
-    /// A database's URL for another role; none of the parts may need escaping.
+    /// A database's URL for another role, without TLS; none of the parts may need escaping.
     #[must_use]
     pub fn url_as(&self, role: &str, password: &str, database: &str) -> String {
-        format!("postgres://{role}:{password}@127.0.0.1:{}/{database}", self.port)
+        format!("postgres://{role}:{password}@127.0.0.1:{}/{database}?sslmode=disable", self.port)
     }
 
     /// The URL of the maintenance database `postgres`, as superuser.
@@ -133,12 +137,12 @@ impl Postgres {
 
     /// Stops every process of the server where it stands: connections stay open and nothing answers.
     pub fn freeze(&self) {
-        processes::signal(&self.launch.folder, Signal::SIGSTOP);
+        processes::freeze(&self.launch.folder, true);
     }
 
     /// Undoes [`Self::freeze`].
     pub fn thaw(&self) {
-        processes::signal(&self.launch.folder, Signal::SIGCONT);
+        processes::freeze(&self.launch.folder, false);
     }
 
     /// Starts the server again on the same port and data after [`Self::kill_9`], and waits until it answers.

@@ -8,10 +8,15 @@ use uuid::Uuid;
 use crate::launch::{Account, Launch, tells_of_lost_port};
 use crate::packages::Packages;
 use crate::run_dir::RunDir;
-use crate::{Options, Postgres, ports};
+use crate::{Authority, Options, Postgres, ports};
 
 /// Creates a cluster in the run's folder and starts its server.
-pub(crate) async fn start(packages: &Packages, run: &RunDir, options: &Options) -> Result<Postgres> {
+pub(crate) async fn start(
+    packages: &Packages,
+    run: &RunDir,
+    authority: &Authority,
+    options: &Options,
+) -> Result<Postgres> {
     const TRIES: usize = 3;
     let account = Account::instead_of_root("postgres")?;
     let folder = run.server_folder("postgres", account)?;
@@ -32,9 +37,14 @@ pub(crate) async fn start(packages: &Packages, run: &RunDir, options: &Options) 
         ready_within: options.ready_within,
         launch,
     };
-    let initdb = postgres.clone();
+    let (initdb, authority) = (postgres.clone(), authority.clone());
     let settings = settings(options);
-    tokio::task::spawn_blocking(move || create_cluster(&initdb, &settings)).await??;
+    tokio::task::spawn_blocking(move || {
+        create_cluster(&initdb, &settings)?;
+        authority.equip(&initdb.data_folder, account)?;
+        demand_certificates(&initdb.data_folder)
+    })
+    .await??;
     for last in (1..=TRIES).map(|attempt| attempt == TRIES) {
         let [port] = ports::free()?;
         postgres.port = port;
@@ -86,6 +96,16 @@ fn create_cluster(postgres: &Postgres, settings: &str) -> Result<()> {
     Ok(())
 }
 
+/// Rules in front of `initdb`'s own; the first that fits counts.
+fn demand_certificates(data_folder: &Path) -> Result<()> {
+    let rules = data_folder.join("pg_hba.conf");
+    let others = std::fs::read_to_string(&rules)?;
+    let members = format!("all +{} 127.0.0.1/32", Postgres::CERTIFIED);
+    let first =
+        format!("hostssl {members} scram-sha-256 clientcert=verify-full\nhostnossl {members} reject\n");
+    Ok(std::fs::write(rules, first + &others)?)
+}
+
 fn settings(options: &Options) -> String {
     let fixed = [
         ("listen_addresses", "127.0.0.1"),
@@ -95,6 +115,9 @@ fn settings(options: &Options) -> String {
         ("fsync", if options.fsync { "on" } else { "off" }),
         // One call instead of a sync per file: a crash with a hundred databases is over in seconds, not minutes.
         ("recovery_init_sync_method", "syncfs"),
+        // With the names that `Authority::equip` and PostgreSQL both give the server's own two files.
+        ("ssl", "on"),
+        ("ssl_ca_file", "root.crt"),
         ("log_line_prefix", "%m [%p] %q%u@%d %a "),
     ];
     let extra = options.postgres_settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));

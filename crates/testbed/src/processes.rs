@@ -15,8 +15,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-/// The environment variable that names a server's folder in each of its processes.
-pub(crate) const MARK: &str = "POSTBOUND_TESTBED_SERVER";
+/// The environment variable that names a server's folder in each of its processes. Other processes of a run may bear it
+/// too: what its owner leaves behind when killed is ended by it, at the next start in the same checkout.
+pub const MARK: &str = "POSTBOUND_TESTBED_SERVER";
 
 /// A live process of a server.
 #[derive(Clone, Debug)]
@@ -46,8 +47,9 @@ pub(crate) fn is_alive(pid: Pid) -> bool {
     live_name(pid).is_some()
 }
 
-/// Sends a signal to every process that belongs to the folder.
-pub(crate) fn signal(folder: &Path, signal: Signal) {
+/// Stops every process that belongs to the folder where it stands, or lets it go on.
+pub(crate) fn freeze(folder: &Path, frozen: bool) {
+    let signal = if frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
     for member in of(folder) {
         // It may have ended since it was listed.
         let _ = kill(member.pid, signal);

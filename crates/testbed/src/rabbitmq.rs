@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use reqwest::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -18,6 +17,7 @@ use crate::{management, processes};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RabbitMq {
     pub(crate) amqp_port: u16,
+    pub(crate) amqps_port: u16,
     pub(crate) management_port: u16,
     pub(crate) node: String,
     pub(crate) user: String,
@@ -34,6 +34,12 @@ impl RabbitMq {
     #[must_use]
     pub fn amqp_port(&self) -> u16 {
         self.amqp_port
+    }
+
+    /// The port on 127.0.0.1 for AMQP over TLS: clients need a certificate, whose name does not matter.
+    #[must_use]
+    pub fn amqps_port(&self) -> u16 {
+        self.amqps_port
     }
 
     /// The administrator, who may do everything in every virtual host made by [`Self::create_vhost`].
@@ -216,12 +222,12 @@ impl RabbitMq {
 
     /// Stops every process of the server where it stands: connections stay open and nothing answers.
     pub fn freeze(&self) {
-        processes::signal(&self.launch.folder, Signal::SIGSTOP);
+        processes::freeze(&self.launch.folder, true);
     }
 
     /// Undoes [`Self::freeze`].
     pub fn thaw(&self) {
-        processes::signal(&self.launch.folder, Signal::SIGCONT);
+        processes::freeze(&self.launch.folder, false);
     }
 
     /// Starts the server again on the same ports and data after [`Self::kill_9`], and waits until it answers.
@@ -255,9 +261,9 @@ impl RabbitMq {
         Ok(())
     }
 
-    /// AMQP opens last in the server's start, after the management API.
+    /// AMQP over TLS opens last in the server's start, after the management API and AMQP.
     async fn answers(&self) -> bool {
-        let path = ["health", "checks", "port-listener", &self.amqp_port.to_string()];
+        let path = ["health", "checks", "port-listener", &self.amqps_port.to_string()];
         let asking = management::request(self, Method::GET, &path, None);
         // Whoever else took the port may accept and never answer.
         let answer = tokio::time::timeout(Duration::from_secs(2), asking).await;

@@ -8,13 +8,18 @@ use uuid::Uuid;
 use crate::launch::{Launch, tells_of_lost_port};
 use crate::packages::Packages;
 use crate::run_dir::RunDir;
-use crate::{Options, RabbitMq, ports, processes};
+use crate::{Authority, Options, RabbitMq, ports, processes};
 
 /// The share of the machine's memory at which the server blocks publishers.
 pub(crate) const MEMORY_WATERMARK: &str = "0.8";
 
 /// Creates a node in the run's folder and starts it.
-pub(crate) async fn start(packages: &Packages, run: &RunDir, options: &Options) -> Result<RabbitMq> {
+pub(crate) async fn start(
+    packages: &Packages,
+    run: &RunDir,
+    authority: &Authority,
+    options: &Options,
+) -> Result<RabbitMq> {
     const TRIES: usize = 3;
     let folder = run.server_folder("rabbitmq", None)?;
     let ctl_folder = run.server_folder("rabbitmqctl", None)?;
@@ -22,6 +27,7 @@ pub(crate) async fn start(packages: &Packages, run: &RunDir, options: &Options) 
     let cookie = Uuid::new_v4().simple().to_string();
     for last in (1..=TRIES).map(|attempt| attempt == TRIES) {
         let rabbitmq = node(packages, run.name(), options, [&folder, &ctl_folder, &epmd_folder], &cookie)?;
+        authority.equip(&folder, None)?;
         match rabbitmq.start().await {
             Err(error) if !last && tells_of_lost_port(&error.to_string()) => {
                 for folder in [&folder, &epmd_folder] {
@@ -43,7 +49,7 @@ fn node(
     [folder, ctl_folder, epmd_folder]: [&Path; 3],
     cookie: &str,
 ) -> Result<RabbitMq> {
-    let [amqp_port, management_port, distribution_port, epmd_port, ctl_port] = ports::free()?;
+    let [amqp_port, amqps_port, management_port, distribution_port, epmd_port, ctl_port] = ports::free()?;
     let node = format!("postbound-{run}@localhost");
     let environment =
         |home: &Path| environment(home, &node, cookie, [distribution_port, epmd_port, ctl_port]);
@@ -57,6 +63,7 @@ fn node(
     };
     let rabbitmq = RabbitMq {
         amqp_port,
+        amqps_port,
         management_port,
         user: "postbound".to_owned(),
         password: Uuid::new_v4().simple().to_string(),
@@ -89,9 +96,16 @@ fn node(
 }
 
 fn configuration(rabbitmq: &RabbitMq) -> String {
-    let RabbitMq { amqp_port, management_port, user, password, .. } = rabbitmq;
+    let RabbitMq { amqp_port, amqps_port, management_port, user, password, launch, .. } = rabbitmq;
+    let folder = launch.folder.display();
     format!(
         "listeners.tcp.1 = 127.0.0.1:{amqp_port}\n\
+         listeners.ssl.1 = 127.0.0.1:{amqps_port}\n\
+         ssl_options.cacertfile = {folder}/root.crt\n\
+         ssl_options.certfile = {folder}/server.crt\n\
+         ssl_options.keyfile = {folder}/server.key\n\
+         ssl_options.verify = verify_peer\n\
+         ssl_options.fail_if_no_peer_cert = true\n\
          management.tcp.ip = 127.0.0.1\n\
          management.tcp.port = {management_port}\n\
          management.rates_mode = none\n\

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use crate::launch::Account;
 use crate::packages::Packages;
 use crate::run_dir::RunDir;
-use crate::{Endpoints, Postgres, RabbitMq, postgres_server, rabbitmq_server};
+use crate::{Authority, Endpoints, Postgres, RabbitMq, postgres_server, rabbitmq_server};
 
 /// How the servers are to run.
 #[derive(Clone, Debug)]
@@ -37,6 +37,7 @@ pub struct Services {
     pub postgres: Postgres,
     /// The RabbitMQ server.
     pub rabbitmq: RabbitMq,
+    authority: Authority,
     endpoints_file: PathBuf,
     _run: RunDir,
 }
@@ -53,23 +54,33 @@ impl Services {
             anyhow::Ok((packages, run))
         })
         .await??;
+        let authority = Authority::new(run.name())?;
         let (postgres, rabbitmq) = tokio::try_join!(
             async {
-                postgres_server::start(&packages, &run, &options).await.context("cannot start PostgreSQL")
+                postgres_server::start(&packages, &run, &authority, &options)
+                    .await
+                    .context("cannot start PostgreSQL")
             },
             async {
-                rabbitmq_server::start(&packages, &run, &options).await.context("cannot start RabbitMQ")
+                rabbitmq_server::start(&packages, &run, &authority, &options)
+                    .await
+                    .context("cannot start RabbitMQ")
             },
         )?;
         let endpoints_file = run.path().join("endpoints.json");
-        Endpoints { postgres: postgres.clone(), rabbitmq: rabbitmq.clone() }.write(&endpoints_file)?;
-        Ok(Self { postgres, rabbitmq, endpoints_file, _run: run })
+        let services = Self { postgres, rabbitmq, authority, endpoints_file, _run: run };
+        services.endpoints().write(&services.endpoints_file)?;
+        Ok(services)
     }
 
     /// What other processes need to use the servers.
     #[must_use]
     pub fn endpoints(&self) -> Endpoints {
-        Endpoints { postgres: self.postgres.clone(), rabbitmq: self.rabbitmq.clone() }
+        Endpoints {
+            postgres: self.postgres.clone(),
+            rabbitmq: self.rabbitmq.clone(),
+            authority: self.authority.clone(),
+        }
     }
 
     /// The file that holds [`Self::endpoints`], for [`crate::ENDPOINTS_VARIABLE`].

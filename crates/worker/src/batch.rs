@@ -1,5 +1,8 @@
-use crate::{context::TargetContext, settings::BatchSettings};
-use postbound_target::{Delivery, FailureClass, Outcome};
+use crate::{
+    context::{Sent, TargetContext},
+    settings::BatchSettings,
+};
+use postbound_target::{Delivery, Outcome};
 use std::{
     collections::HashMap,
     sync::{
@@ -21,8 +24,17 @@ pub(crate) struct Batcher {
 /// One user's state on its way into a request.
 struct Entry {
     delivery: Delivery,
+    backfill: bool,
     claim: Claim,
-    reply: oneshot::Sender<Outcome>,
+    reply: oneshot::Sender<Tried>,
+}
+
+/// What became of one try.
+pub(crate) enum Tried {
+    /// The target answered, or did not.
+    Outcome(Outcome),
+    /// Nothing was sent: the target is closed to the user for a while.
+    Held,
 }
 
 /// Decides between the request that wants to take an entry and the lane that wants it back.
@@ -60,39 +72,42 @@ impl Batcher {
     }
 
     /// Sends a state with others of its tenant. None: it was withdrawn, or the worker ends.
-    pub(crate) async fn send(&self, delivery: Delivery, claim: Claim) -> Option<Outcome> {
-        let (reply, outcome) = oneshot::channel();
-        self.entries.send(Entry { delivery, claim, reply }).await.ok()?;
-        outcome.await.ok()
+    pub(crate) async fn send(&self, delivery: Delivery, backfill: bool, claim: Claim) -> Option<Tried> {
+        let (reply, tried) = oneshot::channel();
+        self.entries.send(Entry { delivery, backfill, claim, reply }).await.ok()?;
+        tried.await.ok()
     }
 }
 
-/// A tenant's entries that wait for company.
+/// Who may share a request: users of one tenant. Live traffic has its own requests, as it has its share of the limits.
+type GroupKey = (String, bool);
+
+/// Entries that wait for company.
 struct Group {
     entries: Vec<Entry>,
     due: Instant,
 }
 
 async fn gather(settings: BatchSettings, context: Weak<TargetContext>, mut queue: mpsc::Receiver<Entry>) {
-    let mut groups: HashMap<String, Group> = HashMap::new();
+    let mut groups: HashMap<GroupKey, Group> = HashMap::new();
     loop {
         let next_due = groups.values().map(|group| group.due).min();
         tokio::select! {
             entry = queue.recv() => {
                 let (Some(entry), Some(context)) = (entry, context.upgrade()) else { return };
-                let tenant = entry.delivery.key.tenant.clone();
+                let key = (entry.delivery.key.tenant.clone(), entry.backfill);
                 let due = || Instant::now() + context.rate.linger(settings.linger);
-                let group = groups.entry(tenant.clone()).or_insert_with(|| Group { entries: Vec::new(), due: due() });
+                let group = groups.entry(key.clone()).or_insert_with(|| Group { entries: Vec::new(), due: due() });
                 group.entries.push(entry);
-                if group.entries.len() >= settings.users_max && let Some(full) = groups.remove(&tenant) {
+                if group.entries.len() >= settings.users_max && let Some(full) = groups.remove(&key) {
                     tokio::spawn(request(context, full.entries));
                 }
             }
             () = sleep_until(next_due.unwrap_or_else(Instant::now)), if next_due.is_some() => {
                 let Some(context) = context.upgrade() else { return };
                 let now = Instant::now();
-                let due: Vec<_> = groups.iter().filter(|(_, group)| group.due <= now).map(|(tenant, _)| tenant.clone()).collect();
-                for group in due.iter().filter_map(|tenant| groups.remove(tenant)) {
+                let due: Vec<_> = groups.iter().filter(|(_, group)| group.due <= now).map(|(key, _)| key.clone()).collect();
+                for group in due.iter().filter_map(|key| groups.remove(key)) {
                     tokio::spawn(request(Arc::clone(&context), group.entries));
                 }
             }
@@ -113,21 +128,29 @@ async fn request(context: Arc<TargetContext>, mut entries: Vec<Entry>) {
         // A lane may have withdrawn, or gone with its lease, while the request waited its turn: asked at the last moment.
         let wanted = |entry: &Entry| !entry.reply.is_closed() && (!first || entry.claim.send());
         let claim_all = || entries.iter().all(wanted);
-        let Some(outcomes) = context.send(&deliveries, claim_all).await else {
-            resend_unclaimed(&context, entries);
-            continue;
+        let backfill = entries.first().is_some_and(|entry| entry.backfill);
+        let outcomes = match context.send(&deliveries, backfill, claim_all).await {
+            Sent::Outcomes(outcomes) => outcomes,
+            Sent::NotStarted => {
+                resend_unclaimed(&context, entries);
+                continue;
+            }
+            Sent::Held => {
+                for entry in entries {
+                    let _ = entry.reply.send(Tried::Held);
+                }
+                continue;
+            }
         };
         let refused_whole = entries.len() > 1
-            && outcomes.iter().all(
-                |outcome| matches!(outcome, Outcome::Failed(f) if f.shared && f.class == FailureClass::Permanent),
-            );
+            && outcomes.iter().all(|outcome| matches!(outcome, Outcome::Failed(failure) if failure.bisect));
         if refused_whole {
             let rest = entries.split_off(entries.len() / 2);
             parts.extend([(rest, false), (entries, false)]);
             continue;
         }
         for (entry, outcome) in entries.into_iter().zip(outcomes) {
-            let _ = entry.reply.send(outcome);
+            let _ = entry.reply.send(Tried::Outcome(outcome));
         }
     }
 }

@@ -1,36 +1,72 @@
 use crate::{
-    batch::Batcher, dead_letters::DeadLetters, fence::Fence, gate::Gate, ledger::Ledger, rate::RateBudget,
-    settings::TargetPlan, tenants::Tenants,
+    batch::Batcher,
+    breaker::{BreakerBoard, Breakers, CLAIM_TIMEOUT, Passage},
+    dead_letters::DeadLetters,
+    feeder::Feeder,
+    fence::Fence,
+    ledger::Ledger,
+    rate::{RateBudget, RateToken},
+    settings::TargetPlan,
+    tenants::Tenants,
 };
 use metrics::{Counter, Gauge, Histogram};
 use postbound_broker::{Broker, TargetNames};
 use postbound_store::Store;
-use postbound_target::{Delivery, Failure, FailureClass, Outcome, TenantInfo};
+use postbound_target::{Delivery, Failure, Outcome, TenantInfo};
 use postbound_telemetry::names;
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
 };
-use tokio::{sync::Semaphore, time::Instant};
+use time::OffsetDateTime;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
 
 /// Everything the deliveries of one target share, over all partitions of this worker.
 pub(crate) struct TargetContext {
     pub(crate) name: Arc<str>,
     pub(crate) names: TargetNames,
-    pub(crate) plan: TargetPlan,
+    pub(crate) plan: Arc<TargetPlan>,
     pub(crate) store: Store,
     pub(crate) ledger: Ledger,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) fence: Fence,
     pub(crate) rate: RateBudget,
+    pub(crate) breakers: Breakers,
+    pub(crate) feeder: Feeder,
     /// Bytes of messages held, in KiB.
     pub(crate) kibibytes: Arc<Semaphore>,
+    /// The same of messages of jobs, which take none of the others' room.
+    pub(crate) backfill_kibibytes: Arc<Semaphore>,
     pub(crate) batcher: Option<Batcher>,
     pub(crate) counters: DeliveryCounters,
     tenants: Tenants,
-    gate: Gate,
     requests: Semaphore,
-    successes: AtomicU64,
+    /// What of them backfill may take.
+    backfill_requests: Semaphore,
+    /// Microseconds since the epoch; 0: never.
+    last_success_at: AtomicI64,
+}
+
+/// What became of a request.
+pub(crate) enum Sent {
+    /// One outcome for each delivery, in their order.
+    Outcomes(Vec<Outcome>),
+    /// `start` had it stopped.
+    NotStarted,
+    /// The target is closed to the tenant for a while: nothing was sent, park the users.
+    Held,
+}
+
+/// What a request needs besides the target's breaker; given back when it ends.
+struct Turn<'a> {
+    _permits: (Option<SemaphorePermit<'a>>, Option<SemaphorePermit<'a>>),
+    token: RateToken,
 }
 
 /// Metrics of one target's deliveries, looked up once.
@@ -38,6 +74,7 @@ pub(crate) struct DeliveryCounters {
     pub(crate) delivered: Counter,
     pub(crate) superseded: Counter,
     pub(crate) dead: Counter,
+    pub(crate) skipped: Counter,
     pub(crate) retries: Counter,
     pub(crate) commit_to_delivery: Histogram,
     in_flight: Gauge,
@@ -66,30 +103,66 @@ pub(crate) struct Shared {
     pub(crate) ledger: Ledger,
     pub(crate) broker: Broker,
     pub(crate) fence: Fence,
+    pub(crate) breakers: BreakerBoard,
 }
 
 impl TargetContext {
     pub(crate) fn new(plan: TargetPlan, generation: i32, shared: &Shared) -> Arc<Self> {
+        let (name, store) = (plan.registration.name.as_str(), &shared.store);
+        let rate = RateBudget::start(name, plan.rate_limit, plan.live_share, store);
+        let board = shared.breakers.clone();
+        let breakers = Breakers::start(name.into(), plan.breaker.clone(), store.clone(), board);
+        Self::of_generation(Arc::new(plan), rate, breakers, generation, shared)
+    }
+
+    /// The same target with another generation of queues. Rate budget and breakers go on: the target has not forgotten.
+    pub(crate) fn successor(&self, generation: i32, shared: &Shared) -> Arc<Self> {
+        let (rate, breakers) = (self.rate.clone(), self.breakers.clone());
+        Self::of_generation(Arc::clone(&self.plan), rate, breakers, generation, shared)
+    }
+
+    fn of_generation(
+        plan: Arc<TargetPlan>,
+        rate: RateBudget,
+        breakers: Breakers,
+        generation: i32,
+        shared: &Shared,
+    ) -> Arc<Self> {
         let name: Arc<str> = plan.registration.name.as_str().into();
-        let rate = RateBudget::new(plan.batch.as_ref().and_then(|batch| batch.rate_limit));
-        Arc::new_cyclic(|context| Self {
+        let made = Arc::new_cyclic(|context| Self {
             names: TargetNames::new(&*name, generation),
             store: shared.store.clone(),
             ledger: shared.ledger.clone(),
             // One per target: a dead-letter queue that is missing holds up no other target's letters.
             dead_letters: DeadLetters::start(shared.broker.clone()),
             fence: shared.fence.clone(),
-            kibibytes: Arc::new(Semaphore::new(plan.in_flight_bytes_max.div_ceil(1024))),
+            kibibytes: Arc::new(Semaphore::new(kibibytes_max(&plan, false))),
+            backfill_kibibytes: Arc::new(Semaphore::new(kibibytes_max(&plan, true))),
+            feeder: Feeder::default(),
             batcher: plan.batch.clone().map(|settings| Batcher::start(settings, context.clone())),
             counters: DeliveryCounters::of(&name),
             tenants: Tenants::new(shared.store.clone()),
-            gate: Gate::default(),
             requests: Semaphore::new(plan.concurrency),
-            successes: AtomicU64::new(0),
+            backfill_requests: Semaphore::new(backfill_requests(plan.concurrency, plan.live_share)),
+            last_success_at: AtomicI64::new(0),
             rate,
+            breakers,
             plan,
             name,
-        })
+        });
+        made.feeder.start(Arc::downgrade(&made));
+        made
+    }
+
+    /// KiB of messages held at most, of live ones or of those of jobs.
+    pub(crate) fn kibibytes_max(&self, backfill: bool) -> usize {
+        kibibytes_max(&self.plan, backfill)
+    }
+
+    /// Whether no message is held.
+    pub(crate) fn holds_nothing(&self) -> bool {
+        self.kibibytes.available_permits() >= self.kibibytes_max(false)
+            && self.backfill_kibibytes.available_permits() >= self.kibibytes_max(true)
     }
 
     /// Sends one request, when target, lease and limits allow it. `start` is asked at the last moment: false, and
@@ -97,32 +170,51 @@ impl TargetContext {
     pub(crate) async fn send(
         &self,
         deliveries: &[Delivery],
+        backfill: bool,
         start: impl FnOnce() -> bool,
-    ) -> Option<Vec<Outcome>> {
-        let timeout = self.plan.timeout;
-        let tenant = self.tenant(&deliveries.first()?.key.tenant).await;
-        let _permit = self.requests.acquire().await.ok()?;
-        self.rate.take().await;
+    ) -> Sent {
+        let Some(first) = deliveries.first() else { return Sent::NotStarted };
+        let (timeout, id) = (self.plan.timeout, first.key.tenant.as_str());
+        let tenant = self.tenant(id).await;
         loop {
-            self.gate.pass(timeout).await;
-            self.fence.pass(timeout).await;
-            // Others may have closed it while this one waited for the lease.
-            if self.gate.lets_pass() {
-                break;
+            // Whoever waits here holds nothing that other tenants' requests need.
+            let mut passage = self.breakers.pass(id).await;
+            if matches!(passage, Passage::Held) {
+                return Sent::Held;
             }
+            let turn = tokio::select! {
+                turn = self.turn(backfill, &passage) => turn,
+                () = self.breakers.shut(id, &passage) => continue,
+            };
+            if !self.breakers.admit(id, &mut passage, timeout).await || !turn.token.is_valid() {
+                continue;
+            }
+            if !start() {
+                return Sent::NotStarted;
+            }
+            turn.token.spend();
+            let _in_flight = InFlight::enter(&self.counters.in_flight);
+            let started = Instant::now();
+            let outcomes = self.plan.client.deliver(deliveries, &tenant).await;
+            self.record(&outcomes, started);
+            self.breakers.judge(deliveries, &outcomes, passage);
+            return Sent::Outcomes(outcomes);
         }
-        if !start() {
-            return None;
-        }
-        let _in_flight = InFlight::enter(&self.counters.in_flight);
-        let started = Instant::now();
-        let outcomes = self.plan.client.deliver(deliveries, &tenant).await;
-        self.judge(&outcomes, started);
-        Some(outcomes)
     }
 
-    /// What the outcomes say of the target as a whole.
-    fn judge(&self, outcomes: &[Outcome], started: Instant) {
+    /// Waits for a place among the requests, for the rate limit, and for a lease that holds long enough.
+    async fn turn(&self, backfill: bool, passage: &Passage) -> Turn<'_> {
+        // They are never closed.
+        let of_backfill = if backfill { self.backfill_requests.acquire().await.ok() } else { None };
+        let of_all = self.requests.acquire().await.ok();
+        let token = self.rate.take(backfill).await;
+        // A probe has to be claimed before it goes out.
+        let claiming = if matches!(passage, Passage::Probe(_)) { CLAIM_TIMEOUT } else { Duration::ZERO };
+        self.fence.pass(self.plan.timeout + claiming).await;
+        Turn { _permits: (of_backfill, of_all), token }
+    }
+
+    fn record(&self, outcomes: &[Outcome], started: Instant) {
         let failure = outcomes.iter().find_map(|outcome| match outcome {
             Outcome::Failed(failure) => Some(failure),
             _ => None,
@@ -132,31 +224,19 @@ impl TargetContext {
             Some(failure) => failure.reason.to_owned(),
             None => "ok".to_owned(),
         };
-        let seconds = started.elapsed().as_secs_f64();
         metrics::histogram!(names::ATTEMPT_DURATION, "target" => self.name.to_string(), "status" => status)
-            .record(seconds);
-        if let Some(failure) = failure.filter(|failure| failure.class == FailureClass::WholeTarget) {
-            if let Some(pause) = self.gate.failed(failure.retry_after) {
-                tracing::warn!(
-                    target.name = %self.name, reason = failure.reason, http.status = failure.status,
-                    pause_ms = pause.as_millis() as u64, detail = %failure.detail, "target fails as a whole; pausing it"
-                );
-            }
-            return;
-        }
-        if failure.is_none_or(|_| outcomes.iter().any(|outcome| !matches!(outcome, Outcome::Failed(_)))) {
-            self.successes.fetch_add(1, Ordering::Relaxed);
-        }
-        // No answer says nothing of whether the target is back.
-        let answered = failure.is_none_or(|failure| failure.status.is_some());
-        if answered && self.gate.succeeded() {
-            tracing::info!(target.name = %self.name, "target answers again");
+            .record(started.elapsed().as_secs_f64());
+        if outcomes.iter().any(|outcome| !matches!(outcome, Outcome::Failed(_))) {
+            let now_us = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1000;
+            self.last_success_at.fetch_max(i64::try_from(now_us).unwrap_or(0), Ordering::Relaxed);
         }
     }
 
-    /// Grows with every request of which at least one user succeeded.
-    pub(crate) fn successes(&self) -> u64 {
-        self.successes.load(Ordering::Relaxed)
+    /// When the target last took somebody's state from this worker.
+    pub(crate) fn last_success_at(&self) -> Option<OffsetDateTime> {
+        let at_us = self.last_success_at.load(Ordering::Relaxed);
+        let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at_us) * 1000).ok()?;
+        (at_us > 0).then_some(at)
     }
 
     async fn tenant(&self, id: &str) -> TenantInfo {
@@ -168,6 +248,12 @@ impl TargetContext {
     }
 }
 
+/// Jobs get a quarter of what live messages may take.
+fn kibibytes_max(plan: &TargetPlan, backfill: bool) -> usize {
+    let all = plan.in_flight_bytes_max.div_ceil(1024).max(1);
+    if backfill { (all / 4).max(1) } else { all }
+}
+
 impl DeliveryCounters {
     fn of(target: &str) -> Self {
         let deliveries = |outcome: &'static str| metrics::counter!(names::DELIVERIES, "target" => target.to_owned(), "outcome" => outcome);
@@ -175,9 +261,16 @@ impl DeliveryCounters {
             delivered: deliveries(names::outcome::DELIVERED),
             superseded: deliveries(names::outcome::SUPERSEDED),
             dead: deliveries(names::outcome::DEAD),
+            skipped: deliveries(names::outcome::SKIPPED),
             retries: metrics::counter!(names::RETRIES, "target" => target.to_owned()),
             commit_to_delivery: metrics::histogram!(names::COMMIT_TO_DELIVERY, "target" => target.to_owned()),
             in_flight: metrics::gauge!(names::IN_FLIGHT, "target" => target.to_owned()),
         }
     }
+}
+
+/// Requests of backfill at the same time at most.
+fn backfill_requests(concurrency: usize, live_share: f64) -> usize {
+    let share = concurrency as f64 * (1.0 - live_share.clamp(0.0, 1.0));
+    (share.ceil() as usize).clamp(1, concurrency.max(1))
 }

@@ -56,6 +56,8 @@ pub(crate) fn letter_body(event: &Event) -> Vec<u8> {
         origin: event.origin.as_deref(),
         traceparent: event.traceparent.as_deref(),
         logged_at: event.logged_at,
+        resend: event.resend,
+        job: event.job,
     };
     let mut batch = BatchBuilder::default();
     let rendered =

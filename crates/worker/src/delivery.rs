@@ -1,46 +1,76 @@
-use crate::{batch::Claim, context::TargetContext, dead_letters::letter_body, lane::Next, retry::History};
+use crate::{
+    batch::{Claim, Tried},
+    context::{Sent, TargetContext},
+    dead_letters::letter_body,
+    lane::{Next, held_back},
+    retry::{History, Verdict as Decision},
+};
 use postbound_broker::Headers;
-use postbound_event::{Action, Event, UserKey};
-use postbound_store::{Held, Settlement, Verdict, within};
+use postbound_event::{Event, UserKey};
+use postbound_store::{
+    Aftermath, Doubt, Held, ItemOutcome, NextAttempt, ParkedSchedule, ParkedState, Settlement, Verdict,
+    within,
+};
 use postbound_target::{Delivery, Failure, FailureClass, Outcome};
-use serde_json::value::RawValue;
 use std::{sync::Arc, time::Duration};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How long a bare delete waits for the projection of the state before it.
-const STATE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a question to Postgres about one delivery may take.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A delivery that was begun and not settled: its events go back to the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Abandoned;
 
 /// What a lane's delivery came to.
-pub(crate) struct Settled {
-    pub(crate) key: UserKey,
-    pub(crate) outcome: Result<Held, Abandoned>,
+pub(crate) enum Ended {
+    /// The ledger has the outcome.
+    Settled(Held, ItemOutcome),
+    /// The user is to be parked, and tried again by this schedule.
+    Parks(Box<Next>, ParkedSchedule),
 }
 
-/// Delivers one user's next state: tries, retries, settles. It ends when the ledger has the outcome, or when `stop`
-/// says that nothing more may be started.
+/// Delivers one user's next state: tries, retries, settles. It ends when the ledger has the outcome, when the user is to
+/// be parked, or when `stop` says that nothing more may be started.
 pub(crate) async fn run(
     context: Arc<TargetContext>,
     next: Next,
     held: Held,
     stop: CancellationToken,
-) -> Settled {
+) -> (UserKey, Result<Ended, Abandoned>) {
     let key = next.event.key.clone();
-    let mut delivering = Delivering { history: Tries::default(), context, next, stop };
-    let outcome = delivering.settle(held).await;
-    Settled { key, outcome }
+    let tries = Tries::of(&next);
+    let ended = Delivering { context, next, held, stop, tries }.run().await;
+    (key, ended)
+}
+
+/// Settles a state that came from the target itself as held there, without sending it (decision 14).
+pub(crate) async fn settle_echo(
+    context: Arc<TargetContext>,
+    event: Event,
+    held: Held,
+) -> (UserKey, Result<Ended, Abandoned>) {
+    let present = event.action != postbound_event::Action::Deleted;
+    let settlement = Settlement {
+        target: Arc::clone(&context.name),
+        key: event.key.clone(),
+        version: event.version,
+        verdict: Verdict::Delivered { present, external_id: None },
+        aftermath: None,
+    };
+    let committed = context.ledger.settle(settlement).await.map_err(|_| Abandoned);
+    context.counters.skipped.increment(1);
+    let held = Held { delivered_version: event.version, present, ..held };
+    (event.key, committed.map(|()| Ended::Settled(held, ItemOutcome::Delivered)))
 }
 
 struct Delivering {
     context: Arc<TargetContext>,
     next: Next,
+    held: Held,
     stop: CancellationToken,
-    history: Tries,
+    tries: Tries,
 }
 
 /// Takes an entry back when its lane goes away.
@@ -52,18 +82,17 @@ impl Drop for WithdrawOnDrop {
     }
 }
 
-/// Tries that failed for the delivery's own sake; those that a failing target is to blame for do not count.
-#[derive(Default)]
+/// Tries that failed for the user's own sake; those that a failing target is to blame for do not count.
 struct Tries {
-    failed: u32,
-    /// Those of them since the try before which the target took another user's state.
-    alone: u32,
-    first: Option<(Instant, OffsetDateTime)>,
-    successes_seen: u64,
+    attempts: u32,
+    repeats: u32,
+    first_at: Option<OffsetDateTime>,
+    last_at: Option<OffsetDateTime>,
+    unknown_version: i64,
 }
 
 impl Delivering {
-    async fn settle(&mut self, held: Held) -> Result<Held, Abandoned> {
+    async fn run(mut self) -> Result<Ended, Abandoned> {
         let event = &self.next.event;
         let delivery = Delivery {
             event_id: event.id,
@@ -72,179 +101,326 @@ impl Delivering {
             action: self.next.action,
             logged_at: event.logged_at,
             traceparent: event.traceparent.clone(),
-            data: self.data(event).await.into(),
+            data: event.data.clone().into(),
+            resend: event.resend,
         };
-        let present = self.next.action != Action::Deleted;
         loop {
-            match self.attempt(&delivery).await? {
-                Outcome::Delivered { external_id } => {
-                    self.commit(Verdict::Delivered { present, external_id }).await?;
-                    self.delivered();
-                    return Ok(Held { delivered_version: delivery.version, present, ..held });
+            let openings = self.context.breakers.openings(&delivery.key.tenant);
+            let failure = match self.attempt(&delivery).await? {
+                Tried::Held => {
+                    let schedule = held_back(self.next.schedule.take());
+                    let unknown_version = self.tries.unknown_version;
+                    return Ok(self.parks(ParkedSchedule { unknown_version, ..schedule }));
                 }
-                Outcome::Stale { held_version } => {
-                    self.commit(Verdict::Delivered { present, external_id: None }).await?;
-                    self.superseded(held_version);
-                    return Ok(Held { delivered_version: delivery.version, present, ..held });
+                Tried::Outcome(Outcome::Delivered { external_id }) => {
+                    return self.delivered(external_id).await;
                 }
-                Outcome::Failed(failure) if failure.class == FailureClass::WholeTarget => {
-                    // The gate holds the next try back; it is not the delivery's fault.
-                }
-                Outcome::Failed(failure) => {
-                    if self.failed(&failure) {
-                        self.bury(&failure).await?;
-                        return Ok(Held { dead_version: delivery.version, ..held });
-                    }
-                    self.pause(&failure).await?;
-                }
+                Tried::Outcome(Outcome::Stale { held_version }) => return self.stale(held_version).await,
+                Tried::Outcome(Outcome::Failed(failure)) => failure,
+            };
+            if failure.class == FailureClass::Unknown {
+                self.tries.unknown_version = self.tries.unknown_version.max(delivery.version);
+            }
+            // The breaker holds the next try back; the target is to blame, and not the delivery.
+            if failure.class == FailureClass::WholeTarget
+                || openings != self.context.breakers.openings(&delivery.key.tenant)
+            {
+                continue;
+            }
+            self.tries.count(self.context.last_success_at());
+            let decision = self.context.plan.retry.decide(&failure, self.history(), rand::random());
+            match decision {
+                Decision::TryAgain(pause) => self.pause(&failure, pause).await?,
+                Decision::Park(pause) => return Ok(self.parks_failed(&failure, pause)),
+                Decision::GiveUp => return self.bury(&failure).await,
+                Decision::GiveUpPastHorizon(pause) => match self.is_past_horizon().await {
+                    true => return self.bury(&failure).await,
+                    false => return Ok(self.parks_failed(&failure, pause)),
+                },
             }
         }
-    }
-
-    /// The state to send. A bare delete that reached the log before the projection had the state before it is rendered
-    /// from that as soon as it is there, as some targets know their users by e-mail.
-    async fn data(&self, event: &Event) -> Box<RawValue> {
-        if self.next.action != Action::Deleted || event.data.get() != "{}" {
-            return event.data.clone();
-        }
-        let deadline = Instant::now() + STATE_PATIENCE;
-        while Instant::now() < deadline && !self.stop.is_cancelled() {
-            let known = self.context.store.last_known_data(&event.key, event.version);
-            match within(STATE_PATIENCE, known).await {
-                Ok(Some(data)) => return RawValue::from_string(data).unwrap_or_else(|_| event.data.clone()),
-                Ok(None) => tokio::time::sleep(Duration::from_millis(50)).await,
-                Err(error) => {
-                    tracing::warn!(error = %error, "last known state not read; sending the delete by its ids");
-                    break;
-                }
-            }
-        }
-        event.data.clone()
     }
 
     /// One try. A request that has begun is awaited, whatever `stop` says: its outcome must reach the ledger.
-    async fn attempt(&self, delivery: &Delivery) -> Result<Outcome, Abandoned> {
+    async fn attempt(&self, delivery: &Delivery) -> Result<Tried, Abandoned> {
         if self.stop.is_cancelled() {
             return Err(Abandoned);
         }
         let claim = Claim::default();
         // However this try ends, also when it is dropped with its partition: nothing of it is sent afterwards.
         let _withdraw = WithdrawOnDrop(claim.clone());
+        let backfill = self.next.event.job.is_some();
         let sending = async {
             match &self.context.batcher {
-                Some(batcher) => batcher.send(delivery.clone(), claim.clone()).await,
+                Some(batcher) => batcher.send(delivery.clone(), backfill, claim.clone()).await,
                 None => {
-                    let outcomes = self.context.send(std::slice::from_ref(delivery), || claim.send()).await;
-                    outcomes.and_then(|mut outcomes| outcomes.pop())
+                    let start = || claim.send();
+                    match self.context.send(std::slice::from_ref(delivery), backfill, start).await {
+                        Sent::Outcomes(mut outcomes) => outcomes.pop().map(Tried::Outcome),
+                        Sent::Held => Some(Tried::Held),
+                        Sent::NotStarted => None,
+                    }
                 }
             }
         };
         tokio::pin!(sending);
-        let outcome = tokio::select! {
+        let tried = tokio::select! {
             biased;
-            outcome = &mut sending => outcome,
+            tried = &mut sending => tried,
             () = self.stop.cancelled() => match claim.withdraw() {
                 true => None,
                 false => sending.await,
             },
         };
-        outcome.ok_or(Abandoned)
+        tried.ok_or(Abandoned)
     }
 
-    fn delivered(&self) {
-        let event = &self.next.event;
-        let counters = &self.context.counters;
+    async fn delivered(self, external_id: Option<String>) -> Result<Ended, Abandoned> {
+        let held = self.commit_delivered(external_id, ItemOutcome::Delivered).await?;
+        let (event, counters) = (&self.next.event, &self.context.counters);
         counters.delivered.increment(1);
         counters.superseded.increment(self.next.folded as u64);
         let age = OffsetDateTime::now_utc() - event.logged_at;
         counters.commit_to_delivery.record(age.as_seconds_f64().max(0.0));
-        tracing::debug!(
-            target.name = %self.context.name, user.id = %event.key.user, user.tenant = %event.key.tenant,
-            user.version = event.version, action = %self.next.action, "user synced"
+        tracing::info!(
+            target: "postbound::synced",
+            {
+                target.name = %self.context.name, user.id = %event.key.user, user.tenant = %event.key.tenant,
+                user.version = event.version, action = %self.next.action
+            },
+            "user synced"
         );
+        Ok(Ended::Settled(held, ItemOutcome::Delivered))
     }
 
-    fn superseded(&self, held_version: Option<i64>) {
-        self.context.counters.superseded.increment(1);
-        let event = &self.next.event;
+    /// The target says that it holds a newer version. Below the newest there is, that is so: a later delivery was
+    /// faster. At it, or with a version nobody has given, target and source have parted ways.
+    async fn stale(self, held_version: Option<i64>) -> Result<Ended, Abandoned> {
+        let version = self.next.event.version;
+        let newest = within(ASK_TIMEOUT, self.context.store.head_version(&self.next.event.key)).await;
+        let newest = newest.map_err(|error| {
+            tracing::warn!(error = %error, "newest version not read");
+            Abandoned
+        })?;
+        let is_superseded = match held_version {
+            Some(held_version) => (version..=newest).contains(&held_version),
+            None => version < newest,
+        };
+        if !is_superseded {
+            let detail = match held_version {
+                Some(held) => {
+                    format!("the target says it holds version {held}; the newest there is is {newest}")
+                }
+                None => {
+                    format!("the target says it holds a newer version than {version}, the newest there is")
+                }
+            };
+            return self.bury(&diverged(detail)).await;
+        }
+        let held = self.commit_delivered(None, ItemOutcome::Superseded).await?;
+        self.context.counters.superseded.increment(1 + self.next.folded as u64);
         tracing::info!(
-            target.name = %self.context.name, user.id = %event.key.user, user.version = event.version,
+            target.name = %self.context.name, user.id = %self.next.event.key.user, user.version = version,
             target.held_version = held_version, "target holds a newer state"
         );
+        Ok(Ended::Settled(held, ItemOutcome::Superseded))
     }
 
-    /// Counts a failed try. True: it was the last one.
-    fn failed(&mut self, failure: &Failure) -> bool {
-        let successes = self.context.successes();
-        let is_first = self.history.first.is_none();
-        let (first, _) =
-            *self.history.first.get_or_insert_with(|| (Instant::now(), OffsetDateTime::now_utc()));
-        self.history.failed += 1;
-        self.history.alone += u32::from(is_first || successes > self.history.successes_seen);
-        self.history.successes_seen = successes;
-        let history = History {
-            attempts: self.history.failed,
-            alone: self.history.alone,
-            failing_for: first.elapsed(),
+    async fn commit_delivered(
+        &self,
+        external_id: Option<String>,
+        outcome: ItemOutcome,
+    ) -> Result<Held, Abandoned> {
+        let present = self.next.action != postbound_event::Action::Deleted;
+        let doubt = self.doubt();
+        let doubt_until = match &doubt {
+            Some(Doubt::Raised { late: Some((after, _)), .. }) => Some(OffsetDateTime::now_utc() + *after),
+            Some(Doubt::Raised { late: None, .. }) | None => self.held.doubt_until,
+            Some(Doubt::Cleared) => None,
         };
-        self.context.plan.retry.gives_up(failure.class, history)
+        self.commit(Verdict::Delivered { present, external_id }, doubt, outcome).await?;
+        let delivered_version = self.held.delivered_version.max(self.next.event.version);
+        Ok(Held { delivered_version, present, parked: false, doubt_until, ..self.held })
     }
 
-    async fn pause(&self, failure: &Failure) -> Result<(), Abandoned> {
+    /// What a success leaves of doubt, at a target that does not check versions itself: an older state may still be on
+    /// its way there in a request nobody knows the outcome of.
+    fn doubt(&self) -> Option<Doubt> {
+        if self.context.plan.guards_versions {
+            return None;
+        }
         let event = &self.next.event;
-        let pause = self.context.plan.retry.pause(self.history.failed, rand::random());
-        self.context.counters.retries.increment(1);
-        tracing::warn!(
-            target.name = %self.context.name, user.id = %event.key.user, user.version = event.version,
-            reason = failure.reason, http.status = failure.status, attempt = self.history.failed,
-            attempts_max = self.context.plan.retry.attempts, retry_in_ms = pause.as_millis() as u64,
-            "user not synced; retrying"
-        );
+        if event.resend > 0 && event.job.is_none() {
+            return Some(Doubt::Cleared);
+        }
+        let late_version = self.tries.unknown_version;
+        let late = (late_version > 0).then_some((self.context.plan.doubt_after, late_version));
+        if late.is_none() && self.held.doubt_until.is_none() {
+            return None;
+        }
+        let newest = Event { resend: event.resend + 1, job: None, ..event.clone() };
+        let state = Box::new(ParkedState { event: newest, send_as: Some(self.next.action) });
+        Some(Doubt::Raised { state, late })
+    }
+
+    fn history(&self) -> History {
+        let since = self.tries.first_at.unwrap_or_else(OffsetDateTime::now_utc);
+        let failing_for = (OffsetDateTime::now_utc() - since).try_into().unwrap_or_default();
+        let Tries { attempts, repeats, .. } = self.tries;
+        History { attempts, repeats, failing_for, parked: self.next.schedule.is_some() }
+    }
+
+    /// Whether the target was open for the horizon's time since the first failure.
+    async fn is_past_horizon(&self) -> bool {
+        let Some(first_at) = self.tries.first_at else { return false };
+        let (name, tenant) = (&self.context.name, &self.next.event.key.tenant);
+        let now = OffsetDateTime::now_utc();
+        match within(ASK_TIMEOUT, self.context.store.outage_ms(name, tenant, first_at, now)).await {
+            Ok(outage_ms) => {
+                let outage = Duration::from_millis(u64::try_from(outage_ms).unwrap_or(0));
+                self.history().failing_for >= self.context.plan.retry.horizon + outage
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "outages not read; the delivery is not given up yet");
+                false
+            }
+        }
+    }
+
+    async fn pause(&self, failure: &Failure, pause: Duration) -> Result<(), Abandoned> {
+        self.say_failed(failure, pause);
         tokio::select! {
             () = tokio::time::sleep(pause) => Ok(()),
             () = self.stop.cancelled() => Err(Abandoned),
         }
     }
 
+    fn parks_failed(self, failure: &Failure, pause: Duration) -> Ended {
+        self.say_failed(failure, pause);
+        let schedule = ParkedSchedule {
+            attempts: self.tries.attempts,
+            repeats: self.tries.repeats,
+            next_attempt: NextAttempt::In(pause),
+            first_failed_at: self.tries.first_at,
+            last_failed_at: self.tries.last_at,
+            reason: failure.reason.to_owned(),
+            class: failure.class.as_str().to_owned(),
+            status: failure.status,
+            detail: failure.detail.clone(),
+            unknown_version: self.tries.unknown_version,
+        };
+        self.parks(schedule)
+    }
+
+    fn parks(self, schedule: ParkedSchedule) -> Ended {
+        Ended::Parks(Box::new(self.next), schedule)
+    }
+
+    fn say_failed(&self, failure: &Failure, pause: Duration) {
+        let event = &self.next.event;
+        self.context.counters.retries.increment(1);
+        tracing::warn!(
+            target.name = %self.context.name, user.id = %event.key.user, user.version = event.version,
+            reason = failure.reason, http.status = failure.status, attempt = self.tries.attempts,
+            retry_in_ms = pause.as_millis() as u64, "user not synced; retrying"
+        );
+    }
+
     /// Dead letter first, confirmed; then the ledger.
-    async fn bury(&self, failure: &Failure) -> Result<(), Abandoned> {
+    async fn bury(self, failure: &Failure) -> Result<Ended, Abandoned> {
         let event = &self.next.event;
         tracing::error!(
             target.name = %self.context.name, user.id = %event.key.user, user.tenant = %event.key.tenant,
             user.version = event.version, reason = failure.reason, http.status = failure.status,
-            attempts = self.history.failed, "user not synced; the change is in the dead-letter queue"
+            attempts = self.tries.attempts, "user not synced; the change is in the dead-letter queue"
         );
-        let headers = self.letter_headers(failure, event);
+        let headers = self.letter_headers(failure);
         let letter = self.context.dead_letters.publish(&self.context.names, headers, letter_body(event));
         tokio::select! {
             published = letter => published.map_err(|_| Abandoned)?,
             () = self.stop.cancelled() => return Err(Abandoned),
         }
-        self.commit(Verdict::Dead { reason: failure.reason }).await?;
+        let outcome = ItemOutcome::Dead { reason: failure.reason };
+        self.commit(Verdict::Dead { reason: failure.reason }, None, outcome).await?;
         self.context.counters.dead.increment(1);
-        Ok(())
+        let dead_version = self.held.dead_version.max(event.version);
+        Ok(Ended::Settled(Held { dead_version, parked: false, ..self.held }, outcome))
     }
 
     /// Our own headers, since RabbitMQ 4.x does not keep `x-death` over a publish.
-    fn letter_headers(&self, failure: &Failure, event: &Event) -> Headers {
+    fn letter_headers(&self, failure: &Failure) -> Headers {
+        let event = &self.next.event;
+        let now = OffsetDateTime::now_utc();
         let rfc3339 = |at: OffsetDateTime| at.format(&Rfc3339).unwrap_or_default();
-        let first = self.history.first.map_or_else(OffsetDateTime::now_utc, |(_, at)| at);
         vec![
             ("postbound-target", self.context.name.to_string()),
             ("postbound-event-id", event.id.to_string()),
+            ("postbound-replay", event.job.map_or(0, |part| part.job).to_string()),
             ("postbound-reason", failure.reason.to_owned()),
+            ("postbound-class", failure.class.as_str().to_owned()),
             ("postbound-status", failure.status.map_or_else(String::new, |status| status.to_string())),
-            ("postbound-attempts", self.history.failed.to_string()),
+            ("postbound-attempts", self.tries.attempts.to_string()),
             ("postbound-detail", failure.detail.clone()),
-            ("postbound-first-failed-at", rfc3339(first)),
-            ("postbound-last-failed-at", rfc3339(OffsetDateTime::now_utc())),
+            ("postbound-unknown-outcome", (self.tries.unknown_version == event.version).to_string()),
+            ("postbound-first-failed-at", rfc3339(self.tries.first_at.unwrap_or(now))),
+            ("postbound-last-failed-at", rfc3339(self.tries.last_at.unwrap_or(now))),
         ]
     }
 
-    async fn commit(&self, verdict: Verdict) -> Result<(), Abandoned> {
+    async fn commit(
+        &self,
+        verdict: Verdict,
+        doubt: Option<Doubt>,
+        outcome: ItemOutcome,
+    ) -> Result<(), Abandoned> {
         let event = &self.next.event;
-        let target = Arc::clone(&self.context.name);
-        let settlement = Settlement { target, key: event.key.clone(), version: event.version, verdict };
+        let aftermath =
+            Aftermath { unparks: self.held.parked, doubt, items: self.next.item_outcomes(outcome) };
+        let needed = aftermath.unparks || aftermath.doubt.is_some() || !aftermath.items.is_empty();
+        let settlement = Settlement {
+            target: Arc::clone(&self.context.name),
+            key: event.key.clone(),
+            version: event.version,
+            verdict,
+            aftermath: needed.then(|| Box::new(aftermath)),
+        };
         self.context.ledger.settle(settlement).await.map_err(|_| Abandoned)
+    }
+}
+
+/// Target and source have parted ways: no retry mends that.
+fn diverged(detail: String) -> Failure {
+    Failure {
+        class: FailureClass::Permanent,
+        reason: "diverged",
+        status: None,
+        retry_after: None,
+        detail,
+        shared: false,
+        bisect: false,
+        bounded: false,
+    }
+}
+
+impl Tries {
+    fn of(next: &Next) -> Self {
+        let schedule = next.schedule.as_ref();
+        Self {
+            attempts: schedule.map_or(0, |schedule| schedule.attempts),
+            repeats: schedule.map_or(0, |schedule| schedule.repeats),
+            first_at: schedule.and_then(|schedule| schedule.first_failed_at),
+            last_at: schedule.and_then(|schedule| schedule.last_failed_at),
+            unknown_version: next.unknown_version,
+        }
+    }
+
+    /// One more failed; the target last took somebody's state at `last_success_at`.
+    fn count(&mut self, last_success_at: Option<OffsetDateTime>) {
+        let others_succeeded = last_success_at > self.last_at;
+        self.repeats += u32::from(self.attempts == 0 || others_succeeded);
+        self.attempts += 1;
+        let now = OffsetDateTime::now_utc();
+        self.first_at.get_or_insert(now);
+        self.last_at = Some(now);
     }
 }

@@ -1,33 +1,103 @@
-use postbound_event::{Action, Event};
-use postbound_store::Held;
-use std::collections::VecDeque;
+use postbound_event::{Action, Event, JobPart};
+use postbound_store::{Held, ItemOutcome, NextAttempt, ParkedSchedule, ParkedState, ParkedUser};
+use std::{collections::VecDeque, time::Duration};
 
-/// Names a message of the partition's consumer.
-pub(crate) type Tag = u64;
+/// Names a message of one of the partition's consumers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Tag {
+    /// Which queue it came from.
+    pub(crate) source: Source,
+    /// The consumer's own tag.
+    pub(crate) number: u64,
+}
 
-/// One user's events at one target: they run one after the other, while other users' run beside them.
+/// The queues of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Source {
+    /// Changes as they are committed.
+    Live,
+    /// What jobs send.
+    Backfill,
+}
+
+/// One user's states at one target: they are delivered one after the other, those that are parked and those of jobs
+/// among them, while other users' run beside them.
 ///
 /// Architecture invariant: a lane has at most one delivery under way, and the next starts only when the ledger has
 /// the last. A crash between the two then sends the newest state again, never an older one after it.
+///
+/// Architecture invariant: of a parked user the lane holds all that is stored, so that parking can replace it whole.
 #[derive(Debug, Default)]
 pub(crate) struct Lane {
+    folds: bool,
     held: Held,
     /// By version, each once, none settled.
     queue: VecDeque<Queued>,
     running: Option<Running>,
+    /// Of a parked user; None: the user is not parked.
+    schedule: Option<Schedule>,
+    /// Newest version that may be on its way to the target in a request nobody knows the outcome of.
+    unknown_version: i64,
 }
 
 #[derive(Debug)]
 struct Queued {
     event: Event,
+    /// What the target was told at the first attempt: it stays so.
+    send_as: Option<Action>,
     tags: Vec<Tag>,
+    items: Vec<JobPart>,
+    /// It is stored with its parked user; so it has no tags.
+    stored: bool,
+    /// It came from the target itself, which held everything before it.
+    echo: bool,
 }
 
 #[derive(Debug)]
+struct Schedule {
+    parked: ParkedSchedule,
+    due: bool,
+}
+
+#[derive(Debug, Default)]
 struct Running {
     version: i64,
-    /// One for each event the delivery settles, itself and those folded into it.
+    /// One for each event that is settled with it, itself and those folded into it.
     tags: Vec<Tag>,
+    /// Items that joined it under way, with their versions; those it began with, its delivery settles.
+    late_items: Vec<(JobPart, i64)>,
+}
+
+/// An event on its way into its lane.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) event: Event,
+    /// The message it came in; None: it was loaded from what is stored.
+    pub(crate) tag: Option<Tag>,
+    /// A request with it may have been sent before, and nobody knows what became of it.
+    pub(crate) maybe_sent: bool,
+    /// It came from the target itself (its origin is the target's).
+    pub(crate) from_target: bool,
+}
+
+/// What became of an event that entered its lane.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Entered {
+    /// It waits, or is the same as one that does; its message stays unacknowledged.
+    Waits,
+    /// The target holds it or a newer one, it was dead-lettered, or it is stored: nothing to do.
+    Settled,
+}
+
+/// What a lane wants done next.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Deliver a state.
+    Deliver(Next),
+    /// Settle a state that came from the target itself, without sending it.
+    Echo(Event),
+    /// Store what waits, with the schedule of the next attempt.
+    Park(Park),
 }
 
 /// The state a lane wants to deliver next.
@@ -39,194 +109,373 @@ pub(crate) struct Next {
     pub(crate) action: Action,
     /// Events that were folded into this one.
     pub(crate) folded: usize,
+    /// The user's schedule, if the user is parked.
+    pub(crate) schedule: Option<ParkedSchedule>,
+    /// See [`Lane::unknown_version`].
+    pub(crate) unknown_version: i64,
+    /// Items of jobs that are settled with it, and their versions.
+    pub(crate) items: Vec<(JobPart, i64)>,
+    /// It is stored with its parked user, action included.
+    stored: bool,
 }
 
-/// What became of an event that entered its lane.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Entered {
-    /// It waits, or is the same as one that does; its message stays unacknowledged.
-    Waits,
-    /// The target holds it, a newer one, or it was dead-lettered: nothing to do.
-    Settled,
+/// A user to be parked.
+#[derive(Debug)]
+pub(crate) struct Park {
+    pub(crate) schedule: ParkedSchedule,
+    /// All states that wait.
+    pub(crate) states: Vec<ParkedState>,
+    /// Whether they differ from those stored.
+    pub(crate) rewrites: bool,
+    /// Items whose state gave way to a newer one.
+    pub(crate) superseded: Vec<JobPart>,
 }
 
 impl Lane {
-    pub(crate) fn new(held: Held) -> Self {
-        Self { held, ..Self::default() }
+    /// A lane of a user of whom nothing is parked. With `folds`, states that wait give way to the newest.
+    pub(crate) fn new(held: Held, folds: bool) -> Self {
+        Self { held, folds, ..Self::default() }
+    }
+
+    /// A lane of a parked user; `due`: the next attempt is.
+    pub(crate) fn parked(held: Held, folds: bool, parked: ParkedUser, due: bool) -> Self {
+        let mut lane = Self::new(held, folds);
+        lane.unknown_version = parked.schedule.unknown_version;
+        lane.restore(parked.states);
+        lane.schedule = Some(Schedule { parked: parked.schedule, due });
+        lane
+    }
+
+    /// The next attempt of the parked user is due, as the feeder found.
+    pub(crate) fn wake(&mut self, parked: ParkedUser) {
+        if self.running.is_some() {
+            // It is being tried, or stored: with what is stored then it goes on.
+            if let Some(schedule) = &mut self.schedule {
+                schedule.due = true;
+            }
+            return;
+        }
+        self.restore(parked.states);
+        // What was taken may have been delivered before it got here.
+        if !self.queue.is_empty() {
+            self.held.parked = true;
+            self.schedule = Some(Schedule { parked: parked.schedule, due: true });
+        }
+    }
+
+    /// What waits and comes is stored before it is tried: each state then stands and falls alone.
+    pub(crate) fn set_apart(&mut self) {
+        if self.running.is_none() && self.schedule.is_none() {
+            self.schedule = Some(Schedule { parked: held_back(None), due: false });
+        }
     }
 
     /// Adds an event by its version; one that arrives twice (a redelivery, a relay's takeover) is one event.
-    pub(crate) fn enter(&mut self, event: Event, tag: Tag) -> Entered {
-        if event.version <= self.held.settled_version() {
+    pub(crate) fn enter(&mut self, arrival: Arrival) -> Entered {
+        let Arrival { mut event, tag, maybe_sent, from_target } = arrival;
+        if maybe_sent {
+            self.unknown_version = self.unknown_version.max(event.version);
+        }
+        if self.is_settled(&event) {
             return Entered::Settled;
         }
+        let item = event.job;
         if let Some(running) = &mut self.running
-            && event.version <= running.version
+            && (event.version == running.version
+                || event.version < running.version && (self.folds || item.is_none()))
         {
-            running.tags.push(tag);
+            running.tags.extend(tag);
+            running.late_items.extend(item.map(|item| (item, event.version)));
             return Entered::Waits;
         }
         match self.queue.binary_search_by_key(&event.version, |queued| queued.event.version) {
-            Ok(same) => self.queue[same].tags.push(tag),
-            Err(place) => self.queue.insert(place, Queued { event, tags: vec![tag] }),
+            Ok(same) => {
+                let queued = &mut self.queue[same];
+                if queued.stored && item.is_none() {
+                    return Entered::Settled;
+                }
+                if item.is_some() {
+                    queued.stored = false;
+                    queued.event.job = queued.event.job.or(item);
+                    queued.event.resend = queued.event.resend.max(event.resend);
+                }
+                queued.tags.extend(tag);
+                queued.items.extend(item);
+            }
+            Err(place) => {
+                let is_newest = place == self.queue.len();
+                if !is_newest && self.queue.iter().skip(place).any(|newer| newer.stored) && item.is_none() {
+                    // What is stored was stored in order: whatever is below it and not there is settled.
+                    return Entered::Settled;
+                }
+                if is_newest {
+                    self.renew_schedule();
+                }
+                let echo = from_target && self.holds_all_before();
+                let items = item.into_iter().collect();
+                event.job = item;
+                self.queue.insert(
+                    place,
+                    Queued { event, send_as: None, tags: Vec::from_iter(tag), items, stored: false, echo },
+                );
+            }
         }
         Entered::Waits
     }
 
-    /// Starts the next delivery, if none is under way. With `fold`, states that wait give way to the newest, up to
-    /// and including the next delete: a delete is never folded away, and what follows it is a step of its own.
-    pub(crate) fn start(&mut self, fold: bool) -> Option<Next> {
-        if self.running.is_some() {
+    /// Starts the next step, if none is under way. `closed`: the target is closed to this user for a while; what waits
+    /// is to be stored rather than tried.
+    ///
+    /// Where states fold, those that wait give way to the newest, up to and including the next delete: a delete is
+    /// never folded away, and what follows it is a step of its own.
+    pub(crate) fn start(&mut self, closed: bool) -> Option<Step> {
+        if self.running.is_some() || self.queue.is_empty() {
             return None;
         }
-        let Queued { mut event, mut tags } = self.queue.pop_front()?;
-        let mut folded = 0;
-        while fold && event.action != Action::Deleted {
-            let Some(mut newer) = self.queue.pop_front() else { break };
-            if newer.event.action == Action::Deleted && newer.event.data.get() == "{}" {
-                // A bare delete is rendered from the ids and the last known state: here it is.
-                newer.event.data = event.data;
-            }
-            event = newer.event;
-            tags.extend(newer.tags);
-            folded += 1;
+        if self.queue[0].echo && (self.queue.len() == 1 || !self.folds) {
+            return self.queue.pop_front().map(|queued| {
+                self.running = Some(Running::of(queued.event.version, queued.tags));
+                Step::Echo(queued.event)
+            });
         }
-        self.running = Some(Running { version: event.version, tags });
-        let action = match (event.action, self.held.present) {
+        let due = self.schedule.as_ref().is_none_or(|schedule| schedule.due);
+        if closed || !due {
+            // What is stored comes back when it is due; one that was due and cannot be tried is due again at once.
+            let waits_stored = !due && self.queue.iter().all(|queued| queued.stored);
+            return (!waits_stored).then(|| Step::Park(self.park(None)));
+        }
+        let (queued, folded) = self.next_step()?;
+        let stored = queued.stored && queued.send_as.is_some() && folded.events == 0;
+        let action = queued.send_as.unwrap_or(match (queued.event.action, self.held.present) {
             (Action::Deleted, _) => Action::Deleted,
             (_, true) => Action::Updated,
             (_, false) => Action::Created,
-        };
-        Some(Next { event, action, folded })
+        });
+        let Queued { event, tags, items, .. } = queued;
+        let mut running = Running::of(event.version, tags);
+        running.tags.extend(folded.tags);
+        self.running = Some(running);
+        let items = items.into_iter().map(|item| (item, event.version)).chain(folded.items).collect();
+        let schedule = self.schedule.as_ref().map(|schedule| schedule.parked.clone());
+        let unknown_version = self.unknown_version;
+        let folded = folded.events;
+        Some(Step::Deliver(Next { event, action, folded, schedule, unknown_version, items, stored }))
     }
 
-    /// The delivery under way is in the ledger: `held` is what that says now. Gives the message of every event it
-    /// settled, once for each.
-    pub(crate) fn settled(&mut self, held: Held) -> Vec<Tag> {
+    /// The delivery under way was not settled: the user is to be parked by `schedule`, with all that waits.
+    pub(crate) fn park_failed(&mut self, next: Next, schedule: ParkedSchedule) -> Park {
+        let Running { tags, late_items, .. } = self.running.take().unwrap_or_default();
+        self.unknown_version = self.unknown_version.max(schedule.unknown_version);
+        let version = next.event.version;
+        let items = next.items.into_iter().chain(late_items);
+        let (own, older): (Vec<_>, Vec<_>) = items.partition(|(_, of_version)| *of_version == version);
+        let superseded: Vec<JobPart> = older.into_iter().map(|(item, _)| item).collect();
+        self.queue.push_front(Queued {
+            send_as: Some(next.action),
+            items: own.into_iter().map(|(item, _)| item).collect(),
+            event: next.event,
+            tags,
+            stored: next.stored,
+            echo: false,
+        });
+        let mut park = self.park(Some(schedule));
+        park.superseded.extend(superseded);
+        park
+    }
+
+    /// What waits is stored, as `states`. Gives the messages that are settled by it.
+    pub(crate) fn parked_now(&mut self, states: Vec<ParkedState>) -> Vec<Tag> {
+        self.held.parked = true;
+        let tags = self.running.take().map(|running| running.tags).unwrap_or_default();
+        self.restore(states);
+        tags
+    }
+
+    /// The delivery under way is in the ledger: `held` is what that says now, `outcome` what it came to. Gives the
+    /// message of every event it settled, once for each, and the items that joined it under way.
+    pub(crate) fn settled(
+        &mut self,
+        held: Held,
+        outcome: ItemOutcome,
+    ) -> (Vec<Tag>, Vec<(JobPart, ItemOutcome)>) {
         self.held = held;
-        let mut tags = self.running.take().map(|running| running.tags).unwrap_or_default();
+        let running = self.running.take().unwrap_or_default();
+        let mut tags = running.tags;
+        if self.unknown_version <= running.version {
+            self.unknown_version = 0;
+        }
+        // What is left of a parked user is due at once, with a clean slate.
+        self.schedule = None;
         // A target that is ahead of us settles what waits below its version, too.
-        while self.queue.front().is_some_and(|queued| queued.event.version <= held.settled_version()) {
+        while self.queue.front().is_some_and(|queued| {
+            queued.items.is_empty() && !queued.stored && queued.event.version <= held.settled_version()
+        }) {
             tags.extend(self.queue.pop_front().into_iter().flat_map(|queued| queued.tags));
         }
-        tags
+        let items = running.late_items.iter();
+        (
+            tags,
+            items
+                .map(|(item, version)| (*item, item_outcome(outcome, *version == running.version)))
+                .collect(),
+        )
     }
 
     pub(crate) fn held(&self) -> Held {
         self.held
     }
 
+    /// Nothing is under way, and nothing waits that is not stored.
     pub(crate) fn is_idle(&self) -> bool {
-        self.running.is_none() && self.queue.is_empty()
+        let waits_stored = || {
+            self.schedule.as_ref().is_some_and(|schedule| !schedule.due)
+                && self.queue.iter().all(|queued| queued.stored)
+        };
+        self.running.is_none() && (self.queue.is_empty() || waits_stored())
+    }
+
+    fn is_settled(&self, event: &Event) -> bool {
+        match event.job {
+            // Of an event target a job sends what was never sent, whatever came after it.
+            Some(_) if !self.folds => false,
+            Some(part) => {
+                event.version < self.held.delivered_version
+                    || event.version == self.held.delivered_version && !part.repeats
+            }
+            None if event.resend > 0 => event.version < self.held.delivered_version,
+            None => event.version <= self.held.settled_version(),
+        }
+    }
+
+    /// Whether the target holds everything that was wanted before what comes now (decision 14).
+    fn holds_all_before(&self) -> bool {
+        self.queue.is_empty()
+            && self.running.is_none()
+            && self.schedule.is_none()
+            && self.held.dead_version <= self.held.delivered_version
+    }
+
+    /// A newer state than the one that was refused for its content deserves a try of its own.
+    fn renew_schedule(&mut self) {
+        if self.folds
+            && let Some(Schedule { parked, due }) = &mut self.schedule
+            && parked.class == "permanent"
+        {
+            (parked.attempts, parked.repeats, *due) = (0, 0, true);
+        }
+    }
+
+    /// Takes the next state to deliver, and what folds into it.
+    fn next_step(&mut self) -> Option<(Queued, Folded)> {
+        let mut step = self.queue.pop_front()?;
+        let mut folded = Folded::default();
+        while self.folds && step.event.action != Action::Deleted {
+            let Some(newer) = self.queue.pop_front() else { break };
+            step = folded.fold(step, newer);
+        }
+        Some((step, folded))
+    }
+
+    /// All that waits, folded, to be stored.
+    fn park(&mut self, schedule: Option<ParkedSchedule>) -> Park {
+        let schedule = schedule
+            .or_else(|| {
+                let Schedule { parked, due } = self.schedule.take()?;
+                Some(if due { held_back(Some(parked)) } else { parked })
+            })
+            .unwrap_or_else(|| held_back(None));
+        let rewrites = self.queue.iter().any(|queued| !queued.stored);
+        let newest = self.queue.back().map_or(0, |queued| queued.event.version);
+        let mut running = Running { version: newest, ..Running::default() };
+        let mut superseded = Vec::new();
+        let mut states = Vec::with_capacity(self.queue.len());
+        while let Some((mut step, folded)) = self.next_step() {
+            running.tags.append(&mut step.tags);
+            running.tags.extend(folded.tags);
+            superseded.extend(folded.items.iter().map(|(item, _)| *item));
+            // One item travels with a state; any other of the same state is taken for done by it.
+            superseded.extend(step.items.iter().filter(|item| Some(**item) != step.event.job));
+            states.push(ParkedState { event: step.event, send_as: step.send_as });
+        }
+        self.running = Some(running);
+        self.schedule = Some(Schedule { parked: schedule.clone(), due: false });
+        Park { schedule, states, rewrites, superseded }
+    }
+
+    fn restore(&mut self, states: Vec<ParkedState>) {
+        for ParkedState { event, send_as } in states.into_iter().rev() {
+            let items = event.job.into_iter().collect();
+            let place = self.queue.partition_point(|queued| queued.event.version < event.version);
+            let waits = self.queue.get(place).is_some_and(|queued| queued.event.version == event.version);
+            if waits || self.is_settled(&event) {
+                continue;
+            }
+            let queued = Queued { event, send_as, tags: Vec::new(), items, stored: true, echo: false };
+            self.queue.insert(place, queued);
+        }
+    }
+}
+
+/// What gave way to a newer state.
+#[derive(Debug, Default)]
+struct Folded {
+    events: usize,
+    tags: Vec<Tag>,
+    items: Vec<(JobPart, i64)>,
+}
+
+impl Folded {
+    fn fold(&mut self, older: Queued, mut newer: Queued) -> Queued {
+        if newer.event.action == Action::Deleted && newer.event.data.get() == "{}" {
+            // A bare delete is rendered from the ids and the last known state: here it is.
+            newer.event.data = older.event.data;
+        }
+        self.events += 1;
+        self.tags.extend(older.tags);
+        self.items.extend(older.items.iter().map(|item| (*item, older.event.version)));
+        newer
+    }
+}
+
+impl Running {
+    fn of(version: i64, tags: Vec<Tag>) -> Self {
+        Self { version, tags, late_items: Vec::new() }
+    }
+}
+
+impl Next {
+    /// What becomes of its items when it comes to `outcome`.
+    pub(crate) fn item_outcomes(&self, outcome: ItemOutcome) -> Vec<(JobPart, ItemOutcome)> {
+        let of =
+            |(item, version): &(JobPart, i64)| (*item, item_outcome(outcome, *version == self.event.version));
+        self.items.iter().map(of).collect()
+    }
+}
+
+/// A state that was folded into a newer one is superseded, whatever became of that.
+fn item_outcome(outcome: ItemOutcome, is_the_state: bool) -> ItemOutcome {
+    if is_the_state { outcome } else { ItemOutcome::Superseded }
+}
+
+/// The schedule of a user the target was closed to: no attempt failed, the next is due as soon as it opens.
+pub(crate) fn held_back(schedule: Option<ParkedSchedule>) -> ParkedSchedule {
+    let next_attempt = NextAttempt::In(Duration::ZERO);
+    match schedule {
+        Some(schedule) => ParkedSchedule { next_attempt, ..schedule },
+        None => ParkedSchedule {
+            attempts: 0,
+            repeats: 0,
+            next_attempt,
+            first_failed_at: None,
+            last_failed_at: None,
+            reason: "target_closed".to_owned(),
+            class: "held".to_owned(),
+            status: None,
+            detail: String::new(),
+            unknown_version: 0,
+        },
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use postbound_event::UserKey;
-    use serde_json::value::RawValue;
-    use time::OffsetDateTime;
-    use uuid::Uuid;
-
-    fn event(version: i64, action: Action) -> Event {
-        Event {
-            id: Uuid::nil(),
-            log_id: version,
-            key: UserKey::new("t", "u"),
-            version,
-            action,
-            origin: None,
-            traceparent: None,
-            logged_at: OffsetDateTime::UNIX_EPOCH,
-            data: RawValue::from_string("{}".to_owned()).unwrap(),
-        }
-    }
-
-    fn delivered(version: i64, present: bool) -> Held {
-        Held { delivered_version: version, dead_version: 0, present }
-    }
-
-    /// Enters events of these actions as versions 1, 2, ..., message `version * 10`, and delivers all of them.
-    /// Gives what was sent: version and action.
-    fn sent(fold: bool, actions: &[Action]) -> Vec<(i64, Action)> {
-        let mut lane = Lane::default();
-        for (index, action) in actions.iter().enumerate() {
-            let version = index as i64 + 1;
-            assert_eq!(lane.enter(event(version, *action), version as Tag * 10), Entered::Waits);
-        }
-        let mut sent = Vec::new();
-        let mut acked = Vec::new();
-        while let Some(next) = lane.start(fold) {
-            assert!(lane.start(fold).is_none(), "one at a time");
-            sent.push((next.event.version, next.action));
-            acked.extend(lane.settled(delivered(next.event.version, next.action != Action::Deleted)));
-        }
-        assert!(lane.is_idle());
-        assert_eq!(acked, (1..=actions.len() as Tag).map(|version| version * 10).collect::<Vec<_>>());
-        sent
-    }
-
-    use Action::{Created, Deleted, Updated};
-
-    #[test]
-    fn without_folding_every_event_is_sent_in_order() {
-        assert_eq!(
-            sent(false, &[Created, Updated, Updated, Deleted, Created]),
-            [(1, Created), (2, Updated), (3, Updated), (4, Deleted), (5, Created)]
-        );
-    }
-
-    #[test]
-    fn folding_sends_the_newest_state_but_never_folds_a_delete_away() {
-        assert_eq!(sent(true, &[Created, Updated, Updated]), [(3, Created)]);
-        assert_eq!(sent(true, &[Created, Updated, Deleted]), [(3, Deleted)]);
-        assert_eq!(sent(true, &[Updated, Deleted, Created, Updated]), [(2, Deleted), (4, Created)]);
-        assert_eq!(sent(true, &[Deleted, Deleted, Created]), [(1, Deleted), (2, Deleted), (3, Created)]);
-    }
-
-    #[test]
-    fn a_bare_delete_takes_the_state_folded_into_it() {
-        let mut lane = Lane::default();
-        let mut created = event(1, Created);
-        created.data = RawValue::from_string(r#"{"email":"a@example.com"}"#.to_owned()).unwrap();
-        lane.enter(created, 1);
-        lane.enter(event(2, Deleted), 2);
-        assert_eq!(lane.start(true).unwrap().event.data.get(), r#"{"email":"a@example.com"}"#);
-    }
-
-    #[test]
-    fn what_the_ledger_has_is_not_sent_again() {
-        let mut lane = Lane::new(Held { delivered_version: 3, dead_version: 5, present: true });
-        assert_eq!(lane.enter(event(3, Updated), 1), Entered::Settled);
-        assert_eq!(lane.enter(event(5, Updated), 2), Entered::Settled);
-        assert_eq!(lane.enter(event(6, Created), 3), Entered::Waits);
-        assert_eq!(lane.start(true).unwrap().action, Updated, "the target holds the user already");
-    }
-
-    #[test]
-    fn an_event_that_comes_twice_is_sent_once_and_acknowledges_both_messages() {
-        let mut lane = Lane::default();
-        lane.enter(event(1, Created), 1);
-        lane.enter(event(2, Updated), 2);
-        let first = lane.start(false).unwrap();
-        assert_eq!(first.event.version, 1);
-        lane.enter(event(1, Created), 3);
-        lane.enter(event(2, Updated), 4);
-        assert_eq!(lane.settled(delivered(1, true)), [1, 3]);
-        assert_eq!(lane.start(false).unwrap().event.version, 2);
-        assert_eq!(lane.settled(delivered(2, true)), [2, 4]);
-        assert!(lane.is_idle());
-    }
-
-    #[test]
-    fn a_target_that_is_ahead_settles_all_it_has_passed() {
-        let mut lane = Lane::default();
-        for version in 1..=4 {
-            lane.enter(event(version, Updated), version as Tag);
-        }
-        lane.start(false).unwrap();
-        assert_eq!(lane.settled(delivered(3, true)), [1, 2, 3]);
-        assert_eq!(lane.start(false).unwrap().event.version, 4);
-    }
-}
+mod tests;

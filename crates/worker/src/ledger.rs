@@ -1,7 +1,9 @@
 use crate::retry::reconnect_pauses;
 use metrics::Histogram;
-use postbound_event::UserKey;
-use postbound_store::{Held, Settlement, Store, StoreError, within};
+use postbound_event::{JobPart, UserKey};
+use postbound_store::{
+    Held, ItemOutcome, ParkedState, ParkedUser, Parking, Settlement, Store, StoreError, within,
+};
 use postbound_telemetry::names;
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -21,6 +23,8 @@ const QUEUE: usize = 4096;
 pub(crate) struct Ledger {
     reads: mpsc::Sender<Read>,
     writes: mpsc::Sender<Write>,
+    parkings: mpsc::Sender<Parked>,
+    store: Store,
 }
 
 /// The ledger cannot be used: Postgres refused a statement, or the worker ends.
@@ -39,14 +43,21 @@ struct Write {
     reply: oneshot::Sender<()>,
 }
 
+struct Parked {
+    parking: Parking,
+    reply: oneshot::Sender<Vec<ParkedState>>,
+}
+
 impl Ledger {
     /// Starts the reader and the writer; they end with the last handle.
     pub(crate) fn start(store: Store, batch_max: usize) -> Self {
         let (reads, read_queue) = mpsc::channel(QUEUE);
         let (writes, write_queue) = mpsc::channel(QUEUE);
+        let (parkings, parking_queue) = mpsc::channel(QUEUE);
         tokio::spawn(serve_reads(store.clone(), read_queue, batch_max));
-        tokio::spawn(serve_writes(store, write_queue, batch_max));
-        Self { reads, writes }
+        tokio::spawn(serve_writes(store.clone(), write_queue, batch_max));
+        tokio::spawn(serve_parkings(store.clone(), parking_queue, batch_max));
+        Self { reads, writes, parkings, store }
     }
 
     /// What a target holds of users, in their order.
@@ -61,6 +72,29 @@ impl Ledger {
         let (reply, answer) = oneshot::channel();
         self.writes.send(Write { settlement, reply }).await.map_err(|_| LedgerGone)?;
         answer.await.map_err(|_| LedgerGone)
+    }
+}
+
+impl Ledger {
+    /// Parks a user; Ok: it is committed, and these are the states that wait.
+    pub(crate) async fn park(&self, parking: Parking) -> Result<Vec<ParkedState>, LedgerGone> {
+        let (reply, answer) = oneshot::channel();
+        self.parkings.send(Parked { parking, reply }).await.map_err(|_| LedgerGone)?;
+        answer.await.map_err(|_| LedgerGone)
+    }
+
+    /// What is parked of users, for those of whom something is.
+    pub(crate) async fn parked(
+        &self,
+        target: &str,
+        users: &[UserKey],
+    ) -> Result<Vec<ParkedUser>, LedgerGone> {
+        persist("parked users not read", || self.store.parked(target, users)).await.ok_or(LedgerGone)
+    }
+
+    /// Writes what became of items of jobs that needed no delivery.
+    pub(crate) async fn settle_items(&self, items: &[(JobPart, ItemOutcome)]) -> Result<(), LedgerGone> {
+        persist("items of jobs not settled", || self.store.settle_items(items)).await.ok_or(LedgerGone)
     }
 }
 
@@ -101,6 +135,19 @@ async fn serve_writes(store: Store, mut queue: mpsc::Receiver<Write>, batch_max:
         if committed.is_some() {
             for reply in replies {
                 let _ = reply.send(());
+            }
+        }
+    }
+}
+
+async fn serve_parkings(store: Store, mut queue: mpsc::Receiver<Parked>, batch_max: usize) {
+    let mut batch = Vec::with_capacity(batch_max);
+    while queue.recv_many(&mut batch, batch_max).await > 0 {
+        let (parkings, replies): (Vec<_>, Vec<_>) =
+            batch.drain(..).map(|parked| (parked.parking, parked.reply)).unzip();
+        if persist("users not parked", || store.park(&parkings)).await.is_some() {
+            for (parking, reply) in parkings.into_iter().zip(replies) {
+                let _ = reply.send(parking.states);
             }
         }
     }

@@ -12,12 +12,15 @@
 //! Architecture invariant: no send is started that could not end within the worker's lease, and no message is
 //! acknowledged before the ledger has each of its events.
 
+mod archiver;
 mod batch;
+mod breaker;
 mod context;
 mod dead_letters;
 mod delivery;
+mod feeder;
 mod fence;
-mod gate;
+mod generation;
 mod lane;
 mod ledger;
 mod links;
@@ -28,5 +31,5 @@ mod settings;
 mod tenants;
 mod worker;
 
-pub use settings::{BatchSettings, RateLimit, RetrySchedule, TargetPlan, WorkerSettings};
-pub use worker::{Ended, Worker};
+pub use settings::{BatchSettings, BreakerSettings, RateLimit, RetrySchedule, TargetPlan, WorkerSettings};
+pub use worker::Worker;

@@ -1,70 +1,75 @@
 use crate::settings::RetrySchedule;
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
-use postbound_target::FailureClass;
+use postbound_target::{Failure, FailureClass};
 use std::time::Duration;
 
-/// When a failing delivery is given up.
-struct Patience {
-    class: FailureClass,
-    /// How long it must have failed, at least, with other users' deliveries succeeding between its tries.
-    while_others_succeed: Duration,
-    /// How long without any such sign.
-    alone: Duration,
-}
-
-/// Only a delivery whose own content is at fault should end in the dead-letter queue. That others get through between
-/// its tries is the best sign of it: the end of an outage, or one instance of two that is down, must not look the same.
-/// All below the time a message may be held, see `partition`. A failure of the whole target is nobody's own.
-const PATIENCE: [Patience; 3] = [
-    Patience {
-        class: FailureClass::Permanent,
-        while_others_succeed: Duration::ZERO,
-        alone: Duration::from_secs(60),
-    },
-    Patience {
-        class: FailureClass::Transient,
-        while_others_succeed: Duration::from_secs(60),
-        alone: Duration::from_secs(9 * 60),
-    },
-    Patience {
-        class: FailureClass::Unknown,
-        while_others_succeed: Duration::from_secs(60),
-        alone: Duration::from_secs(9 * 60),
-    },
-];
-
-/// What a delivery has been through.
+/// What a delivery has been through, its last failure included.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct History {
-    /// Tries that failed for the delivery's own sake.
+    /// Tries that failed for the user's own sake.
     pub(crate) attempts: u32,
-    /// Those before which, since the last one, the target took another user's state; the first counts.
-    pub(crate) alone: u32,
+    /// Those of them since whose predecessor the target took another user's state; the first one counts. That others
+    /// get through is the best sign that a user's own content is at fault: an outage, or a bad deploy, looks different.
+    pub(crate) repeats: u32,
     /// Time since the first of them.
     pub(crate) failing_for: Duration,
+    /// Whether the user is parked already: quick tries are over.
+    pub(crate) parked: bool,
+}
+
+/// What to do about a failed try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Try again after this pause, the lane waiting.
+    TryAgain(Duration),
+    /// Park the user; the next try is due after this pause.
+    Park(Duration),
+    /// Dead-letter it.
+    GiveUp,
+    /// Dead-letter it, if so much time has passed in which the target was open; else park for this pause.
+    GiveUpPastHorizon(Duration),
 }
 
 impl RetrySchedule {
-    /// Whether a delivery that failed again should be dead-lettered.
-    pub(crate) fn gives_up(&self, class: FailureClass, history: History) -> bool {
-        let Some(patience) = PATIENCE.iter().find(|patience| patience.class == class) else { return false };
-        let at_fault = history.alone >= self.attempts && history.failing_for >= patience.while_others_succeed;
-        at_fault || (history.attempts >= self.attempts && history.failing_for >= patience.alone)
+    /// What to do about a failure. `random` is between 0 and 1.
+    pub(crate) fn decide(&self, failure: &Failure, history: History, random: f64) -> Verdict {
+        let bound = match failure.class {
+            FailureClass::Permanent => Some(self.permanent_attempts),
+            _ if failure.bounded => Some(self.bounded_attempts),
+            _ => None,
+        };
+        if bound.is_some_and(|bound| history.repeats >= bound) {
+            return Verdict::GiveUp;
+        }
+        // A timeout has held the lane long enough, and the same content is refused again.
+        let quick = failure.class == FailureClass::Transient && !history.parked;
+        if quick && history.attempts < self.attempts {
+            return Verdict::TryAgain(self.quick_pause(history.attempts, random));
+        }
+        let pause =
+            failure.retry_after.unwrap_or_else(|| self.parked_pause(failure.class, history.attempts, random));
+        if history.failing_for >= self.horizon {
+            Verdict::GiveUpPastHorizon(pause)
+        } else {
+            Verdict::Park(pause)
+        }
     }
 
-    /// The pause before the next try. `random` is between 0 and 1.
-    pub(crate) fn pause(&self, attempts: u32, random: f64) -> Duration {
-        let quick = self.delays.get(attempts.saturating_sub(1) as usize).or(self.delays.last()).copied();
-        let quick = quick.unwrap_or(Duration::from_secs(1));
-        let pause = if attempts < self.attempts {
-            quick
-        } else {
-            // Past the quick tries: twice as long each time, half a minute at most.
-            let doublings = (attempts - self.attempts).min(5) + 1;
-            (quick * (1 << doublings)).min(Duration::from_secs(30))
-        };
-        pause.mul_f64(1.0 - self.jitter.clamp(0.0, 1.0) * random)
+    fn quick_pause(&self, attempts: u32, random: f64) -> Duration {
+        let pause = self.delays.get(attempts.saturating_sub(1) as usize).or(self.delays.last()).copied();
+        jittered(pause.unwrap_or(Duration::from_secs(1)), self.jitter, random)
     }
+
+    fn parked_pause(&self, class: FailureClass, attempts: u32, random: f64) -> Duration {
+        let quick = if class == FailureClass::Transient { self.attempts } else { 1 };
+        let place = attempts.saturating_sub(quick) as usize;
+        let pause = self.schedule.get(place).or(self.schedule.last()).copied();
+        jittered(pause.unwrap_or(Duration::from_secs(60)), self.schedule_jitter, random)
+    }
+}
+
+fn jittered(pause: Duration, share: f64, random: f64) -> Duration {
+    pause.mul_f64(1.0 - share.clamp(0.0, 1.0) * random)
 }
 
 /// Pauses between attempts to get a connection, or anything else of our own, back: 100 ms to 5 s, with jitter,
@@ -81,34 +86,81 @@ pub(crate) fn reconnect_pauses() -> ExponentialBackoff {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use FailureClass::{Permanent, Transient, Unknown};
 
     fn seed() -> RetrySchedule {
-        let delays = vec![Duration::from_secs(1), Duration::from_secs(2)];
-        RetrySchedule { attempts: 3, delays, jitter: 0.0 }
+        RetrySchedule {
+            attempts: 3,
+            delays: [1, 2].map(Duration::from_secs).to_vec(),
+            jitter: 0.0,
+            schedule: [5, 15, 60].map(Duration::from_secs).to_vec(),
+            schedule_jitter: 1.0,
+            horizon: Duration::from_secs(24 * 3600),
+            bounded_attempts: 12,
+            permanent_attempts: 3,
+        }
+    }
+
+    fn failure(class: FailureClass) -> Failure {
+        Failure {
+            class,
+            reason: "http_500",
+            status: Some(500),
+            retry_after: None,
+            detail: String::new(),
+            shared: false,
+            bisect: false,
+            bounded: false,
+        }
+    }
+
+    fn history(attempts: u32, repeats: u32) -> History {
+        History { attempts, repeats, failing_for: Duration::ZERO, parked: false }
+    }
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
     }
 
     #[test]
-    fn the_first_pauses_are_the_seeds_and_then_they_grow_to_half_a_minute() {
-        let pauses: Vec<_> = (1..=8).map(|attempts| seed().pause(attempts, 0.9).as_secs()).collect();
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30, 30]);
-        let jittered = RetrySchedule { jitter: 0.5, ..seed() };
-        assert_eq!(jittered.pause(2, 1.0), Duration::from_secs(1));
+    fn quick_tries_are_the_seeds_and_then_the_user_is_parked_by_the_schedule() {
+        let decide = |attempts| seed().decide(&failure(Transient), history(attempts, 1), 0.0);
+        let pauses: Vec<_> = (1..=6).map(decide).collect();
+        let parks = [5, 15, 60, 60].map(|pause| Verdict::Park(secs(pause)));
+        assert_eq!(pauses[..2], [Verdict::TryAgain(secs(1)), Verdict::TryAgain(secs(2))]);
+        assert_eq!(pauses[2..], parks);
+    }
+
+    #[test]
+    fn a_timeout_and_a_refusal_are_parked_at_once_with_full_jitter() {
+        for class in [Unknown, Permanent] {
+            let decide = |random| seed().decide(&failure(class), history(1, 1), random);
+            assert_eq!(decide(0.0), Verdict::Park(secs(5)), "{class:?}");
+            assert_eq!(decide(1.0), Verdict::Park(Duration::ZERO), "{class:?}");
+        }
     }
 
     #[test]
     fn a_delivery_is_given_up_only_when_it_is_the_one_at_fault() {
-        let check = |class, (attempts, alone), failing_for, expected: bool| {
-            let history = History { attempts, alone, failing_for: Duration::from_secs(failing_for) };
-            assert_eq!(seed().gives_up(class, history), expected, "{class:?} {history:?}");
+        let check = |failure: Failure, (attempts, repeats), failing_for, expected: Verdict| {
+            let history =
+                History { failing_for: secs(failing_for), parked: true, ..history(attempts, repeats) };
+            assert_eq!(seed().decide(&failure, history, 0.0), expected, "{failure:?} {history:?}");
         };
-        check(FailureClass::Permanent, (2, 2), 5, false);
-        check(FailureClass::Permanent, (3, 3), 3, true);
-        check(FailureClass::Permanent, (3, 1), 5, false);
-        check(FailureClass::Permanent, (9, 1), 60, true);
-        check(FailureClass::Transient, (3, 3), 5, false);
-        check(FailureClass::Transient, (9, 3), 60, true);
-        check(FailureClass::Transient, (30, 2), 300, false);
-        check(FailureClass::Unknown, (50, 1), 540, true);
-        check(FailureClass::WholeTarget, (1000, 1000), 100_000, false);
+        let bounded = || Failure { bounded: true, ..failure(Transient) };
+        check(failure(Permanent), (2, 2), 5, Verdict::Park(secs(15)));
+        check(failure(Permanent), (3, 3), 5, Verdict::GiveUp);
+        check(failure(Permanent), (30, 1), 3600, Verdict::Park(secs(60)));
+        check(failure(Permanent), (30, 1), 24 * 3600, Verdict::GiveUpPastHorizon(secs(60)));
+        check(bounded(), (12, 11), 5, Verdict::Park(secs(60)));
+        check(bounded(), (12, 12), 5, Verdict::GiveUp);
+        check(failure(Transient), (500, 500), 3600, Verdict::Park(secs(60)));
+        check(failure(Unknown), (500, 500), 24 * 3600, Verdict::GiveUpPastHorizon(secs(60)));
+    }
+
+    #[test]
+    fn a_pause_the_target_asks_for_is_kept_exactly() {
+        let asks = Failure { retry_after: Some(secs(30)), ..failure(Unknown) };
+        assert_eq!(seed().decide(&asks, history(1, 1), 0.9), Verdict::Park(secs(30)));
     }
 }

@@ -1,19 +1,23 @@
 use crate::{
+    archiver::keep_archiving,
+    breaker::BreakerBoard,
     context::{Shared, TargetContext},
     fence::Fence,
+    generation::Draining,
     ledger::Ledger,
     links::keep_connected,
     partition::{LinkWatch, Partition},
     settings::{TargetPlan, WorkerSettings},
 };
 use postbound_broker::Broker;
-use postbound_store::{RegisteredTarget, Store, StoreError, WorkerId, within};
+use postbound_store::{Generation, RegisteredTarget, Store, StoreError, WorkerId, within};
 use postbound_telemetry::{Component, Health, names};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 use tokio::{
+    sync::watch,
     task::{AbortHandle, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
@@ -30,16 +34,9 @@ pub struct Worker {
     shared: Shared,
     plans: HashMap<String, TargetPlan>,
     served: BTreeMap<String, Served>,
-    tasks: JoinSet<(String, u16)>,
+    tasks: JoinSet<PartitionEnded>,
     /// Until when the leases hold.
     lease_until: Instant,
-}
-
-/// How a worker ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// All that was under way is settled, all leases are released.
-    Drained,
 }
 
 /// A target this worker works for.
@@ -47,12 +44,25 @@ struct Served {
     context: Arc<TargetContext>,
     links: LinkWatch,
     component: Component,
-    partitions: u16,
+    /// What it leases.
+    generation: Generation,
     prefetch: u16,
-    generation: i32,
+    /// Whether that is a past generation, and the relay publishes to the next one.
+    relay_has_left: watch::Sender<bool>,
     running: BTreeMap<u16, Running>,
+    /// Its generation is empty: it goes on to the current one when nothing runs any more.
+    moving_on: bool,
     /// Registered otherwise since: it is not served any more.
     outdated: bool,
+}
+
+/// How a partition's task ended.
+struct PartitionEnded {
+    target: String,
+    generation: i32,
+    number: u16,
+    /// Its generation is past, and nothing is left in its queues.
+    is_empty: bool,
 }
 
 struct Running {
@@ -84,6 +94,7 @@ impl Worker {
             ledger: Ledger::start(store.clone(), settings.ledger_batch_max),
             broker: broker.clone(),
             fence: Fence::closed(),
+            breakers: BreakerBoard::start(store.clone()),
         };
         let plans = plans.into_iter().map(|plan| (plan.registration.name.clone(), plan)).collect();
         Self {
@@ -103,15 +114,15 @@ impl Worker {
 
     /// Runs until told to stop, then drains: nothing new is started, what is under way is settled, leases are
     /// released. The caller bounds the time by dropping the future.
-    pub async fn run(mut self, stop: CancellationToken) -> Ended {
+    pub async fn run(mut self, stop: CancellationToken) {
         let component = self.health.component("worker");
         let mut beat = tokio::time::interval(self.settings.heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut draining = false;
         loop {
             tokio::select! {
-                _ = beat.tick() => self.beat(&component, draining).await,
-                Some(ended) = self.tasks.join_next() => self.ended(ended.ok()).await,
+                _ = beat.tick() => Box::pin(self.beat(&component, draining)).await,
+                Some(ended) = self.tasks.join_next() => Box::pin(self.ended(ended.ok())).await,
                 () = stop.cancelled(), if !draining => {
                     draining = true;
                     tracing::info!(partitions = self.tasks.len(), "draining");
@@ -128,7 +139,6 @@ impl Worker {
         if let Err(error) = self.store.sign_off(self.id).await {
             tracing::warn!(error = %error, "leases were not released; they run out by themselves");
         }
-        Ended::Drained
     }
 
     /// Renews the leases, balances them, and starts and stops partitions accordingly.
@@ -182,6 +192,7 @@ impl Worker {
             let name = registered.registration.name.clone();
             if let Some(served) = self.served.get_mut(&name) {
                 served.check_registration(&registered);
+                served.move_on(&registered, &self.shared, &self.health);
             }
             let Some(plan) = self.plans.get(&name) else { continue };
             if registered.retired || registered.registration.config_hash != plan.registration.config_hash {
@@ -199,31 +210,30 @@ impl Worker {
 
     fn serve(&mut self, registered: &RegisteredTarget, plan: TargetPlan) {
         let name = registered.registration.name.clone();
-        let partitions = registered.registration.partitions;
-        // Unseen messages wait in memory too: as many as the byte limit has room for, shared by the partitions.
-        let room = plan.in_flight_bytes_max / usize::from(partitions.max(1)) / (256 * 1024);
-        let prefetch = plan.prefetch_messages.min(u16::try_from(room).unwrap_or(u16::MAX)).max(1);
+        // The number of partitions is the registered one, whatever the configuration here says.
+        let generation = registered.leasable();
         let served = Served {
-            context: TargetContext::new(plan, registered.generation, &self.shared),
+            prefetch: prefetch(&plan, generation.partitions),
+            context: TargetContext::new(plan, generation.number, &self.shared),
             links: keep_connected(self.broker.clone(), format!("postbound worker {name}")),
             component: self.health.component(&format!("worker.{name}")),
-            partitions,
-            prefetch,
-            generation: registered.generation,
+            generation,
+            relay_has_left: watch::Sender::new(false),
             running: BTreeMap::new(),
+            moving_on: false,
             outdated: false,
         };
-        metrics::gauge!(names::PARTITIONS_TOTAL, "target" => name.clone()).set(f64::from(partitions));
+        served.report_generation();
+        served.start_archiving(&self.health);
         self.served.insert(name, served);
     }
 
     async fn balance(&mut self) -> Result<(), StoreError> {
         for (name, served) in &mut self.served {
-            if served.outdated {
+            if served.outdated || served.moving_on {
                 continue;
             }
-            let change = self.store.balance_partitions(self.id, name, served.partitions).await?;
-            served.context.rate.share_among(change.workers);
+            let change = self.store.balance_partitions(self.id, name, served.generation).await?;
             // Lost while Postgres was away: another worker has it, and waits for our consumer to go.
             served.running.retain(|partition, running| {
                 let owned = change.owned.contains(partition);
@@ -252,17 +262,27 @@ impl Worker {
     }
 
     /// A partition's task ended: drained, so its lease is free for others.
-    async fn ended(&mut self, ended: Option<(String, u16)>) {
-        let Some((name, partition)) = ended else { return };
-        let Some(served) = self.served.get_mut(&name) else { return };
+    async fn ended(&mut self, ended: Option<PartitionEnded>) {
+        let Some(PartitionEnded { target, generation, number, is_empty }) = ended else { return };
+        let Some(served) = self.served.get_mut(&target) else { return };
         // Not one that has begun since in its place.
-        if !served.running.get(&partition).is_some_and(|running| running.abort.is_finished()) {
+        let running = served.running.get(&number).filter(|_| served.generation.number == generation);
+        if !running.is_some_and(|running| running.abort.is_finished()) {
             return;
         }
-        served.running.remove(&partition);
-        let released = self.store.release_partition(self.id, &name, partition);
+        served.running.remove(&number);
+        let (store, id) = (&self.store, self.id);
+        let released = async {
+            if !is_empty {
+                return store.release_partition(id, &target, generation, number).await;
+            }
+            if store.retire_partition(id, &target, generation, number).await? {
+                tracing::info!(target.name = %target, generation, "all partitions drained; going on to the next generation");
+            }
+            Ok(())
+        };
         if let Err(error) = within(self.settings.heartbeat, released).await {
-            tracing::warn!(error = %error, target.name = %name, partition, "partition not released; it is taken up again");
+            tracing::warn!(error = %error, target.name = %target, partition = number, "partition not released; it is taken up again");
         }
     }
 
@@ -285,7 +305,6 @@ impl Served {
     /// are no longer those in force.
     fn check_registration(&mut self, registered: &RegisteredTarget) {
         let same = !registered.retired
-            && registered.generation == self.generation
             && registered.registration.config_hash == self.context.plan.registration.config_hash;
         if same || self.outdated {
             return;
@@ -298,32 +317,96 @@ impl Served {
         }
     }
 
-    fn start(&self, name: &str, number: u16, health: &Health, tasks: &mut JoinSet<(String, u16)>) -> Running {
+    /// Follows the generation workers may lease: what runs in another one is drained first.
+    fn move_on(&mut self, registered: &RegisteredTarget, shared: &Shared, health: &Health) {
+        let relay_has_left = registered.draining == Some(self.generation) && registered.relay_moved_on;
+        self.relay_has_left.send_replace(relay_has_left);
+        let leasable = registered.leasable();
+        if self.outdated || leasable == self.generation {
+            return;
+        }
+        self.moving_on = true;
+        for running in self.running.values() {
+            running.drain.cancel();
+        }
+        if self.running.is_empty() {
+            self.context = self.context.successor(leasable.number, shared);
+            self.prefetch = prefetch(&self.context.plan, leasable.partitions);
+            self.generation = leasable;
+            self.moving_on = false;
+            self.report_generation();
+            self.start_archiving(health);
+        }
+    }
+
+    fn start(
+        &self,
+        name: &str,
+        number: u16,
+        health: &Health,
+        tasks: &mut JoinSet<PartitionEnded>,
+    ) -> Running {
         let drain = CancellationToken::new();
         let component = health.component(&format!("worker.{name}.{number}"));
         let partition = Partition {
             context: Arc::clone(&self.context),
             number,
+            partitions: self.generation.partitions,
             links: self.links.clone(),
             prefetch: self.prefetch,
             component: component.clone(),
             drain: drain.clone(),
         };
-        let name = name.to_owned();
+        let draining = Draining {
+            context: Arc::clone(&self.context),
+            number,
+            links: self.links.clone(),
+            relay_has_left: self.relay_has_left.subscribe(),
+        };
+        let (target, generation, told) = (name.to_owned(), self.generation.number, drain.clone());
         let abort = tasks.spawn(async move {
-            partition.run().await;
-            (name, number)
+            let is_empty = run_until_empty(partition, &draining, &told).await;
+            PartitionEnded { target, generation, number, is_empty }
         });
         Running { drain, abort, component }
+    }
+
+    /// Ends with the context.
+    fn start_archiving(&self, health: &Health) {
+        let component = health.component(&format!("worker.{}.dead_letters", self.context.name));
+        tokio::spawn(keep_archiving(Arc::downgrade(&self.context), self.links.clone(), component));
+    }
+
+    fn report_generation(&self) {
+        metrics::gauge!(names::PARTITIONS_TOTAL, "target" => self.context.name.to_string())
+            .set(f64::from(self.generation.partitions));
     }
 
     fn report(&self, name: &str, workers: usize) {
         metrics::gauge!(names::PARTITIONS_OWNED, "target" => name.to_owned()).set(self.running.len() as f64);
         if self.running.is_empty() {
-            let (partitions, why) = (self.partitions, "this one is spare");
+            let (partitions, why) = (self.generation.partitions, "this one is spare");
             self.component.standby(format!("no partition left: {workers} workers share {partitions}; {why}"));
         } else {
             self.component.ready();
         }
     }
+}
+
+/// Works on a partition until it is drained, or empty for good: then true.
+async fn run_until_empty(partition: Partition, draining: &Draining, drain: &CancellationToken) -> bool {
+    let mut running = std::pin::pin!(partition.run());
+    tokio::select! {
+        () = &mut running => return false,
+        () = draining.end_when_idle(drain) => {}
+    }
+    running.await;
+    draining.is_empty().await
+}
+
+/// Messages taken ahead per partition. Unseen ones wait in memory too: as many as the byte limit has room for, shared by
+/// the partitions.
+fn prefetch(plan: &TargetPlan, partitions: u16) -> u16 {
+    let room = plan.in_flight_bytes_max / usize::from(partitions.max(1)) / (256 * 1024);
+    plan.prefetch_messages.min(u16::try_from(room).unwrap_or(u16::MAX)).max(1)
 }

@@ -40,7 +40,9 @@ async fn topology_show_tells_every_queue_and_exits_with_4_when_one_is_missing() 
     let of_target = |target: &str, last_exists: bool| {
         json!({"target": target, "exchange": format!("postbound.{target}"), "queues": [
             queue(&format!("postbound.{target}.g1.p000"), true),
+            queue(&format!("postbound.{target}.g1.p000.backfill"), true),
             queue(&format!("postbound.{target}.g1.p001"), last_exists),
+            queue(&format!("postbound.{target}.g1.p001.backfill"), true),
             queue(&format!("postbound.{target}.dead"), true),
         ]})
     };

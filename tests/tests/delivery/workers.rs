@@ -37,7 +37,10 @@ fn tell(what: &str, since: Instant) {
 }
 
 /// Interrupts one of three workers in full flow.
-async fn check(interrupt: impl AsyncFnOnce(&mut Process), resume: impl FnOnce(&Process)) {
+async fn check(
+    interrupt: impl AsyncFnOnce(&mut Process),
+    resume: impl FnOnce(&Process),
+) -> Installation {
     let options = Options::every_event()
         .with("worker.lease", "4s")
         .with("targets.backend.timeout", "1s")
@@ -59,16 +62,19 @@ async fn check(interrupt: impl AsyncFnOnce(&mut Process), resume: impl FnOnce(&P
     until_delivered(&one, again).await;
     resume(&victim);
     stream.stop().await;
-    installation.assert_converged().await;
+    installation.assert_converged_though_late().await;
+    installation
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_workers_partitions_move_and_nothing_is_lost_or_reordered() {
-    check(async |worker| worker.kill_9().await, |_| {}).await;
+    let installation = check(async |worker| worker.kill_9().await, |_| {}).await;
+    installation.assert_converged().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_comes_back_from_a_freeze_disturbs_nothing() {
+    // A request it had begun may leave the machine after the thaw: the fence cannot see that, the receiver's guard does.
     check(async |worker| worker.signal(Signal::SIGSTOP), |worker| worker.signal(Signal::SIGCONT)).await;
 }
 

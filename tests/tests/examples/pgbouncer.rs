@@ -61,7 +61,7 @@ impl PgBouncer {
 
     fn url(&self, database: &TestDatabase) -> String {
         let (login, password) = (Role::Producer.login(), Role::Producer.password());
-        format!("postgres://{login}:{password}@127.0.0.1:{}/{}", self.port, database.name())
+        format!("postgres://{login}:{password}@127.0.0.1:{}/{}?sslmode=disable", self.port, database.name())
     }
 }
 

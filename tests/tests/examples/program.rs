@@ -102,7 +102,7 @@ impl Program {
     /// Runs it for a user; gives what it printed, or what it said when it failed.
     pub(super) async fn run(&self, url: &str, user: &str, name: &str) -> Result<String, String> {
         let mut command = Command::new(&self.command[0]);
-        command.args(&self.command[1..]).env("DATABASE_URL", format!("{url}?sslmode=disable"));
+        command.args(&self.command[1..]).env("DATABASE_URL", url);
         match self.by_variables {
             true => command.args([
                 "-v",

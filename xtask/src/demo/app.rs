@@ -22,101 +22,61 @@ pub(crate) async fn create(database_url: &str, password: &str) -> Result<()> {
 /// Makes one change, and tells Postbound of it, in the caller's transaction. False if the user was not there to change:
 /// then somebody was faster, and nothing was done.
 pub(crate) async fn make(tx: &mut PgConnection, change: &Change) -> Result<bool> {
-    let version: Option<i64> = match change.step {
-        Step::Register => register(tx, change).await?,
-        Step::Edit => edit(tx, change).await?,
-        Step::Delete => delete(tx, change).await?,
-        Step::Return => come_back(tx, change).await?,
-    };
-    Ok(version.is_some())
-}
-
-async fn register(tx: &mut PgConnection, change: &Change) -> sqlx::Result<Option<i64>> {
-    sqlx::query_scalar(
-        "-- demo_register
-        with saved as (
-            insert into app.users as u (tenant_id, user_id, email, username, display_name, avatar)
-            values ($1, $2, $2 || '@' || $1 || '.example', $2, $3, $4)
-            returning u.*
-        )
-        insert into postbound.outbox (tenant_id, user_id, action, data)
-        select s.tenant_id, s.user_id, 'created', app.state(s) from saved as s
-        returning version",
-    )
-    .bind(change.user.tenant)
-    .bind(&change.user.id)
-    .bind(&change.name)
-    .bind(&change.avatar)
-    .fetch_optional(tx)
-    .await
-}
-
-async fn edit(tx: &mut PgConnection, change: &Change) -> sqlx::Result<Option<i64>> {
-    sqlx::query_scalar(
-        "-- demo_edit
-        with saved as (
-            update app.users as u
-            set display_name = coalesce($3, u.display_name), avatar = $4,
+    // The numbers of the parameters are the same in all.
+    let (name, write, action) = match change.step {
+        Step::Register => (
+            "demo_register",
+            "insert into app.users as u (tenant_id, user_id, avatar, email, username, display_name)
+            values ($1, $2, $3, $2 || '@' || $1 || '.example', $2, $4)",
+            "created"
+        ),
+        Step::Edit => (
+            "demo_edit",
+            "update app.users as u
+            set avatar = $3, display_name = coalesce($4, u.display_name),
                 role = case when $5 then 'admin' else 'user' end, is_admin = $5,
                 roles = case when $5 then '{user,admin}'::text[] else '{user}' end,
                 is_active = $6, department = $7, title = $7 || ' lead', subscription_tier = $8, changes = u.changes + 1
-            where tenant_id = $1 and user_id = $2 and deleted_at is null
-            returning u.*
-        )
-        insert into postbound.outbox (tenant_id, user_id, action, data)
-        select s.tenant_id, s.user_id, 'updated', app.state(s) from saved as s
-        returning version",
-    )
-    .bind(change.user.tenant)
-    .bind(&change.user.id)
-    .bind(&change.name)
-    .bind(&change.avatar)
-    .bind(change.profile.is_admin)
-    .bind(change.profile.is_active)
-    .bind(change.profile.department)
-    .bind(change.profile.subscription_tier)
-    .fetch_optional(tx)
-    .await
-}
-
-async fn delete(tx: &mut PgConnection, change: &Change) -> sqlx::Result<Option<i64>> {
-    sqlx::query_scalar(
-        "-- demo_delete
-        with saved as (
-            update app.users as u
-            set deleted_at = now(), is_active = false, avatar = $3, changes = u.changes + 1
-            where tenant_id = $1 and user_id = $2 and deleted_at is null
-            returning u.*
-        )
-        insert into postbound.outbox (tenant_id, user_id, action, data)
-        select s.tenant_id, s.user_id, 'deleted', app.state(s) from saved as s
-        returning version",
-    )
-    .bind(change.user.tenant)
-    .bind(&change.user.id)
-    .bind(&change.avatar)
-    .fetch_optional(tx)
-    .await
-}
-
-async fn come_back(tx: &mut PgConnection, change: &Change) -> sqlx::Result<Option<i64>> {
-    sqlx::query_scalar(
-        "-- demo_come_back
-        with saved as (
-            update app.users as u
-            set deleted_at = null, is_active = true, display_name = coalesce($3, u.display_name), avatar = $4,
+            where tenant_id = $1 and user_id = $2 and deleted_at is null",
+            "updated"
+        ),
+        Step::Delete => (
+            "demo_delete",
+            "update app.users as u
+            set avatar = $3, deleted_at = now(), is_active = false, changes = u.changes + 1
+            where tenant_id = $1 and user_id = $2 and deleted_at is null",
+            "deleted"
+        ),
+        Step::Return => (
+            "demo_come_back",
+            "update app.users as u
+            set avatar = $3, display_name = coalesce($4, u.display_name), deleted_at = null, is_active = true,
                 changes = u.changes + 1
-            where tenant_id = $1 and user_id = $2 and deleted_at is not null
+            where tenant_id = $1 and user_id = $2 and deleted_at is not null",
+            "created"
+        ),
+    };
+    let statement = format!(
+        "-- {name}
+        with saved as (
+            {write}
             returning u.*
         )
         insert into postbound.outbox (tenant_id, user_id, action, data)
-        select s.tenant_id, s.user_id, 'created', app.state(s) from saved as s
-        returning version",
-    )
-    .bind(change.user.tenant)
-    .bind(&change.user.id)
-    .bind(&change.name)
-    .bind(&change.avatar)
-    .fetch_optional(tx)
-    .await
+        select s.tenant_id, s.user_id, '{action}', app.state(s) from saved as s
+        returning version"
+    );
+    // Made of the words above.
+    let version: Option<i64> = sqlx::query_scalar(AssertSqlSafe(statement))
+        .bind(change.user.tenant)
+        .bind(&change.user.id)
+        .bind(&change.avatar)
+        .bind(&change.name)
+        .bind(change.profile.is_admin)
+        .bind(change.profile.is_active)
+        .bind(change.profile.department)
+        .bind(change.profile.subscription_tier)
+        .fetch_optional(tx)
+        .await?;
+    Ok(version.is_some())
 }

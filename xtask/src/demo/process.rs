@@ -9,10 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use postbound_testbed::MARK;
 use tokio::process::{Child, Command};
-
-/// By this variable the testbed finds the processes of a run whose owner was killed, and ends them at its next start.
-const MARK: &str = "POSTBOUND_TESTBED_SERVER";
 
 /// A process of ours; dropped, it is killed.
 pub(crate) struct Process {

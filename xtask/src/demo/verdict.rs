@@ -7,7 +7,7 @@ use std::fmt;
 
 use anyhow::Result;
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
 
 use super::crowd::Counts;
 use super::plan::ROLLED_BACK;
@@ -15,6 +15,32 @@ use super::tally::{Tally, TargetTally};
 
 /// How many users are named of those that differ.
 const NAMED_MAX: i64 = 5;
+
+/// A target's copy of the users, in SQL.
+struct Copy {
+    /// The contract it is kept by, as the receivers' log has it.
+    contract: &'static str,
+    table: &'static str,
+    /// What its contract bears, of the table `t`.
+    fields: &'static str,
+    /// The same, of the source `u`.
+    source_fields: &'static str,
+}
+
+const BACKEND: Copy = Copy {
+    contract: "s2",
+    table: "receiver.backend_users",
+    fields: "t.email, t.username, t.display_name, t.avatar, t.role, t.is_active",
+    source_fields: "u.email, u.username, u.display_name, u.avatar, u.role, u.is_active",
+};
+
+const CRM: Copy = Copy {
+    contract: "s3",
+    table: "receiver.crm_users",
+    fields: "t.email, t.name, t.avatar, t.is_active, t.is_admin, t.department, t.title, t.roles, t.subscription_tier",
+    source_fields: "u.email, u.display_name, u.avatar, u.is_active, u.is_admin, u.department, u.title, \
+                    to_jsonb(u.roles), u.subscription_tier",
+};
 
 /// What was found, per target.
 pub(crate) struct Verdict {
@@ -64,15 +90,13 @@ impl Verdict {
     pub(crate) async fn reach(pool: &PgPool, counts: Counts) -> Result<Self> {
         let mut targets = Vec::new();
         for tally in Tally::take(pool).await?.targets {
-            let (contract, differing) = match tally.target.as_str() {
-                "backend" => ("s2", backend_differing(pool).await?),
-                _ => ("s3", crm_differing(pool).await?),
-            };
+            let copy = if tally.target == "backend" { &BACKEND } else { &CRM };
+            let differing = differing(pool, copy).await?;
             let findings = Findings {
                 differing: differing.first().map_or(0, |first| first.all_of_them),
                 named: differing.iter().map(Differing::to_string).collect(),
-                ghosts: ghosts(pool, contract).await?,
-                reordered: reordered(pool, contract).await?,
+                ghosts: ghosts(pool, copy.contract).await?,
+                reordered: reordered(pool, copy.contract).await?,
             };
             targets.push((tally, findings));
         }
@@ -146,52 +170,25 @@ impl fmt::Display for Verdict {
     }
 }
 
-async fn backend_differing(pool: &PgPool) -> sqlx::Result<Vec<Differing>> {
-    sqlx::query_as(
-        "-- demo_backend_differing
+async fn differing(pool: &PgPool, copy: &Copy) -> sqlx::Result<Vec<Differing>> {
+    let Copy { table, fields, source_fields, .. } = copy;
+    let statement = format!(
+        "-- demo_differing
         select count(*) over () as all_of_them, coalesce(u.tenant_id, t.tenant_id) as tenant_id,
                coalesce(u.user_id, t.user_id) as user_id, u.changes as source_version, t.version as target_version
         from app.users as u
-        full join receiver.backend_users as t on t.tenant_id = u.tenant_id and t.user_id = u.user_id
+        full join {table} as t on t.tenant_id = u.tenant_id and t.user_id = u.user_id
         left join postbound.user_head as h
           on h.tenant_id = u.tenant_id collate \"C\" and h.user_id = u.user_id collate \"C\"
         where u.user_id is null or h.version is distinct from u.changes or h.deleted <> (u.deleted_at is not null)
            or case when u.deleted_at is null
-              then (t.version, t.deleted_at is null, t.email, t.username, t.display_name, t.avatar, t.role, t.is_active)
-                   is distinct from
-                   (u.changes, true, u.email, u.username, u.display_name, u.avatar, u.role, u.is_active)
+              then (t.version, t.deleted_at is null, {fields}) is distinct from (u.changes, true, {source_fields})
               else t.user_id is not null
                    and (t.version, t.deleted_at is null, t.is_active) is distinct from (u.changes, false, false) end
-        order by 2, 3 limit $1",
-    )
-    .bind(NAMED_MAX)
-    .fetch_all(pool)
-    .await
-}
-
-async fn crm_differing(pool: &PgPool) -> sqlx::Result<Vec<Differing>> {
-    sqlx::query_as(
-        "-- demo_crm_differing
-        select count(*) over () as all_of_them, coalesce(u.tenant_id, t.tenant_id) as tenant_id,
-               coalesce(u.user_id, t.user_id) as user_id, u.changes as source_version, t.version as target_version
-        from app.users as u
-        full join receiver.crm_users as t on t.tenant_id = u.tenant_id and t.user_id = u.user_id
-        left join postbound.user_head as h
-          on h.tenant_id = u.tenant_id collate \"C\" and h.user_id = u.user_id collate \"C\"
-        where u.user_id is null or h.version is distinct from u.changes or h.deleted <> (u.deleted_at is not null)
-           or case when u.deleted_at is null
-              then (t.version, t.deleted_at is null, t.email, t.name, t.avatar, t.is_active, t.is_admin, t.department,
-                    t.title, t.roles, t.subscription_tier)
-                   is distinct from
-                   (u.changes, true, u.email, u.display_name, u.avatar, u.is_active, u.is_admin, u.department,
-                    u.title, to_jsonb(u.roles), u.subscription_tier)
-              else t.user_id is not null
-                   and (t.version, t.deleted_at is null, t.is_active) is distinct from (u.changes, false, false) end
-        order by 2, 3 limit $1",
-    )
-    .bind(NAMED_MAX)
-    .fetch_all(pool)
-    .await
+        order by 2, 3 limit $1"
+    );
+    // Made of the constants above.
+    sqlx::query_as(AssertSqlSafe(statement)).bind(NAMED_MAX).fetch_all(pool).await
 }
 
 /// Requests whose version was never committed, or whose content is not that version's: every state has its own avatar.

@@ -42,7 +42,7 @@ async fn connect(store: &Store, address: &str) -> Result<(), Finding> {
         let connection = PgConnection::connect_with(&options).await.inspect_err(|error| {
             code = error.as_database_error().and_then(|db| db.code()).map(|code| code.into_owned());
         })?;
-        connection.close().await
+        Ok::<_, StoreError>(connection.close().await?)
     };
     let Err(why) = within(connecting).await else { return Ok(()) };
     let mend = match code.as_deref() {

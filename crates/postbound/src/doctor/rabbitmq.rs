@@ -1,8 +1,8 @@
-use super::{Finding, count, flow::Workers, reason, some_of, within};
+use super::{Finding, count, flow::Workers, postgres::ask, reason, some_of, within};
 use crate::roles;
 use postbound_broker::{Link, QueueState, TargetNames};
 use postbound_config::Config;
-use postbound_store::RegisteredTarget;
+use postbound_store::{RegisteredTarget, Store};
 
 const CHECK: &str = "rabbitmq";
 const QUEUES: &str = "queues";
@@ -31,6 +31,7 @@ pub(super) async fn connect(config: &Config) -> (Vec<Finding>, Option<Link>) {
 /// The queues of every target that is configured and registered.
 pub(super) async fn check_queues(
     config: &Config,
+    store: &Store,
     link: &Link,
     targets: &[RegisteredTarget],
     workers: &Workers,
@@ -38,6 +39,7 @@ pub(super) async fn check_queues(
     let mut findings = Vec::new();
     for target in targets {
         findings.extend(missing_exchanges(link, target).await);
+        findings.extend(leftovers(store, link, &target.registration.name).await);
         match Queues::look(link, target).await {
             Ok(queues) => {
                 let serving = workers.serving(&queues.target);
@@ -69,11 +71,42 @@ async fn missing_exchanges(link: &Link, target: &RegisteredTarget) -> Vec<Findin
     findings
 }
 
-/// One target's queues.
+/// Messages in queues of past generations: a relay that was frozen or cut off while the partitions changed can still
+/// have put some there after they were found empty.
+async fn leftovers(store: &Store, link: &Link, target: &str) -> Option<Finding> {
+    let past = match ask(QUEUES, store.past_partitions(target)).await {
+        Ok(past) => past,
+        Err(finding) => return Some(finding),
+    };
+    let mut left = Vec::new();
+    for partition in past {
+        let names = TargetNames::new(target, partition.generation);
+        for queue in [names.queue(partition.partition), names.backfill_queue(partition.partition)] {
+            // One that cannot be looked at shows with the queues in use.
+            let Ok(state) = within(link.queue_state(&queue)).await else { return None };
+            left.extend((state.messages > 0).then_some(queue));
+        }
+    }
+    let queues = count(left.len(), "queue");
+    (!left.is_empty()).then(|| {
+        let what = format!(
+            "{target}: {queues} of past generations not empty, late copies of what was published again: {}",
+            some_of(&left)
+        );
+        Finding::warning(QUEUES, what).mend(
+            "delete them with RabbitMQ's own tools; postbound topology apply --prune deletes the empty ones",
+        )
+    })
+}
+
+/// One target's queues, live and backfill.
 #[derive(Debug, Clone)]
 struct Queues {
     target: String,
+    /// Of the generation workers lease.
     partitions: Vec<QueueState>,
+    /// Of the current generation, while the one before is drained.
+    next: Vec<QueueState>,
     dead: QueueState,
 }
 
@@ -85,11 +118,23 @@ impl Queues {
                 .await
                 .map_err(|why| format!("{queue} cannot be looked at: {why}"))
         };
-        let mut partitions = Vec::new();
-        for partition in 0..target.registration.partitions {
-            partitions.push(look(names.queue(partition)).await?);
+        let mut generations = [Vec::new(), Vec::new()];
+        let next = target.draining.map(|_| target.current());
+        for (queues, generation) in generations.iter_mut().zip([Some(target.leasable()), next]) {
+            let Some(generation) = generation else { continue };
+            let names = TargetNames::new(names.target(), generation.number);
+            for partition in 0..generation.partitions {
+                queues.push(look(names.queue(partition)).await?);
+                queues.push(look(names.backfill_queue(partition)).await?);
+            }
         }
-        Ok(Self { target: names.target().to_owned(), partitions, dead: look(names.dead_queue()).await? })
+        let [partitions, next] = generations;
+        Ok(Self {
+            target: names.target().to_owned(),
+            partitions,
+            next,
+            dead: look(names.dead_queue()).await?,
+        })
     }
 
     /// `serving` is the number of live workers for the target; None: not known.
@@ -101,15 +146,23 @@ impl Queues {
         let waiting: u64 = self.partitions.iter().map(|queue| u64::from(queue.messages)).sum();
         let well = || {
             let queues = count(self.partitions.len(), "queue");
-            Finding::ok(QUEUES, format!("{}: {queues}, {waiting} messages wait", self.target))
+            let changing = match self.next.len() {
+                0 => "",
+                _ => "; its partitions are changing, and workers empty these queues first",
+            };
+            Finding::ok(QUEUES, format!("{}: {queues}, {waiting} messages wait{changing}", self.target))
         };
         let mut findings = if findings.is_empty() { vec![well()] } else { findings };
         findings.extend(self.dead_letters());
         findings
     }
 
+    fn all(&self) -> impl Iterator<Item = &QueueState> {
+        self.partitions.iter().chain(&self.next)
+    }
+
     fn missing(&self) -> Option<Finding> {
-        let all = self.partitions.iter().chain([&self.dead]);
+        let all = self.all().chain([&self.dead]);
         let missing: Vec<_> = all.filter(|queue| !queue.exists).map(|queue| queue.name.as_str()).collect();
         let (gone, names) = (count(missing.len(), "queue"), some_of(&missing));
         (!missing.is_empty()).then(|| {
@@ -137,8 +190,7 @@ impl Queues {
     }
 
     fn full(&self, messages_max: u64) -> Option<Finding> {
-        let full: Vec<_> =
-            self.partitions.iter().filter(|queue| u64::from(queue.messages) >= messages_max).collect();
+        let full: Vec<_> = self.all().filter(|queue| u64::from(queue.messages) >= messages_max).collect();
         let names: Vec<_> = full.iter().map(|queue| queue.name.as_str()).collect();
         (!full.is_empty()).then(|| {
             let what = format!(
@@ -179,8 +231,12 @@ mod tests {
     #[test]
     fn queues_are_judged_by_what_waits_and_who_is_there_to_take_it() {
         let check = |partition: QueueState, dead: QueueState, serving, words: &[&str]| {
-            let queues =
-                Queues { target: "crm".to_owned(), partitions: vec![partition, queue("p1", 0, 1)], dead };
+            let queues = Queues {
+                target: "crm".to_owned(),
+                partitions: vec![partition, queue("p1", 0, 1)],
+                next: Vec::new(),
+                dead,
+            };
             let findings = queues.judge(serving, 100);
             let lines: Vec<_> = findings
                 .iter()

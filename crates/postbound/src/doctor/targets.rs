@@ -64,7 +64,9 @@ fn compare(want: &Registration, known: Option<&RegisteredTarget>) -> Option<Find
     if want.partitions != partitions {
         let what = format!("{name}: topology.partitions is {}, registered are {partitions}", want.partitions);
         return Some(
-            Finding::problem(CHECK, what).mend(format!("put topology.partitions back to {partitions}")),
+            Finding::problem(CHECK, what).mend(format!(
+                "put topology.partitions back to {partitions}, or change it with: postbound topology apply --repartition"
+            )),
         );
     }
     if want.config_hash != known.registration.config_hash {
@@ -102,6 +104,8 @@ mod tests {
             vec![RegisteredTarget {
                 registration: registration("crm", hash, partitions),
                 generation: 1,
+                draining: None,
+                relay_moved_on: true,
                 retired,
             }]
         };

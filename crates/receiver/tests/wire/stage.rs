@@ -36,16 +36,10 @@ impl Answer {
     }
 }
 
-/// Address of the private Postgres that `cargo xtask test` starts.
-fn superuser_url() -> String {
-    let testbed = postbound_testbed::Endpoints::from_env().expect("the tests need their servers");
-    testbed.postgres.superuser_url()
-}
-
+/// Address of a database of the private Postgres that `cargo xtask test` starts.
 fn url_of(database: &str) -> String {
-    let base = superuser_url();
-    let (server, _) = base.rsplit_once('/').expect("the address ends with a database");
-    format!("{server}/{database}")
+    let testbed = postbound_testbed::Endpoints::from_env().expect("the tests need their servers");
+    testbed.postgres.url_for(database)
 }
 
 impl Stage {
@@ -153,6 +147,6 @@ impl Drop for Stage {
 }
 
 async fn run_on_server(sql: &str) {
-    let mut connection = PgConnection::connect(&superuser_url()).await.unwrap();
+    let mut connection = PgConnection::connect(&url_of("postgres")).await.unwrap();
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
 }

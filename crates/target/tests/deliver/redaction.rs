@@ -43,11 +43,3 @@ async fn only_text_meant_for_reading_is_told() {
     check("application/json", r#"{"received":{"firstName":"Max"}}"#, "").await;
     check("text/plain", "", "").await;
 }
-
-#[tokio::test]
-async fn a_long_text_is_cut() {
-    let server = Server::start(|_| answer(422, &[("content-type", "text/plain")], "ü ".repeat(5_000))).await;
-    let outcomes = deliver(signed(&server.url(), backend()), &[state("u", 1, Action::Updated, "{}")]).await;
-    let detail = detail(&outcomes[0]);
-    assert_eq!((detail.chars().count(), detail.chars().last()), (300, Some('…')));
-}

@@ -7,8 +7,12 @@ use futures_util::{StreamExt as _, stream};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+
+/// Between two bytes of a slow answer.
+const DRIP_PAUSE: Duration = Duration::from_millis(20);
 
 /// A request as it arrived.
 #[derive(Debug, Clone)]
@@ -72,6 +76,15 @@ pub(crate) fn answer(status: u16, headers: &[(&str, &str)], body: impl Into<Body
     response
 }
 
+/// The head at once, the body later than an answer is waited for that nobody needs.
+pub(crate) fn late(status: u16, body: String) -> Response {
+    let body = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        Ok::<_, io::Error>(body)
+    };
+    answer(status, &[], Body::from_stream(stream::once(body)))
+}
+
 /// The head and the beginning of a body; then the connection breaks.
 pub(crate) fn half(status: u16, begin: &'static str) -> Response {
     let broken = async {
@@ -86,6 +99,15 @@ pub(crate) fn half(status: u16, begin: &'static str) -> Response {
 /// The head and the beginning of a body; the rest never comes.
 pub(crate) fn stuck(status: u16, begin: &'static str) -> Response {
     let parts = stream::iter([Ok::<_, io::Error>(begin)]).chain(stream::pending());
+    answer(status, &[], Body::from_stream(parts))
+}
+
+/// A head at once, and then a byte of the body now and then, without end.
+pub(crate) fn drip(status: u16) -> Response {
+    let parts = stream::unfold((), |()| async {
+        tokio::time::sleep(DRIP_PAUSE).await;
+        Some((Ok::<_, io::Error>(" "), ()))
+    });
     answer(status, &[], Body::from_stream(parts))
 }
 
@@ -105,6 +127,25 @@ pub(crate) async fn raw(bytes: &'static [u8]) -> SocketAddr {
             // One byte: closing with the rest unread resets the connection.
             let _ = socket.read(&mut [0; 1]).await;
             let _ = socket.write_all(bytes).await;
+        }
+    });
+    address
+}
+
+/// A server whose answers begin, and come to the end of a header never, byte by byte.
+pub(crate) async fn dripping_head() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                // An answer that comes before its request is none.
+                let _ = socket.read(&mut [0; 1]).await;
+                let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nX-Drip: ").await;
+                while socket.write_all(b".").await.is_ok() {
+                    tokio::time::sleep(DRIP_PAUSE).await;
+                }
+            });
         }
     });
     address

@@ -22,6 +22,7 @@ pub(crate) fn state(user: &str, version: i64, action: Action, data: &str) -> Del
         logged_at: datetime!(2025-08-19 10:00:00.123987 UTC) + Duration::from_secs(version.unsigned_abs()),
         traceparent: None,
         data: RawValue::from_string(data.to_owned()).unwrap().into(),
+        resend: 0,
     }
 }
 
@@ -52,11 +53,11 @@ pub(crate) fn crm() -> AdapterSettings {
     }
 }
 
-/// Settings with short timeouts and a standing clock.
+/// Settings with a standing clock, a small cap, and timeouts that no busy machine meets.
 pub(crate) fn settings(url: &str, adapter: AdapterSettings) -> TargetSettings {
     TargetSettings {
-        timeout: Duration::from_secs(2),
-        connect_timeout: Duration::from_secs(1),
+        timeout: Duration::from_secs(30),
+        connect_timeout: Duration::from_secs(30),
         response_bytes_max: 64 << 10,
         clock: Clock::new(|| datetime!(2015-10-21 07:28:00 UTC)),
         ..TargetSettings::new("the-target", url, adapter)
@@ -78,7 +79,7 @@ pub(crate) async fn deliver(settings: TargetSettings, deliveries: &[Delivery]) -
     Target::new(settings).unwrap().deliver(deliveries, &tenant()).await
 }
 
-/// An outcome in one line: class, reason, status, `shared`, seconds of `Retry-After`.
+/// An outcome in one line: class, reason, seconds of `Retry-After`, and the flags that are set.
 pub(crate) fn brief(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Delivered { external_id: None } => "delivered".to_owned(),
@@ -89,7 +90,14 @@ pub(crate) fn brief(outcome: &Outcome) -> String {
             if let Some(wait) = failure.retry_after {
                 brief += &format!(" after {} s", wait.as_secs());
             }
-            brief + if failure.shared { " shared" } else { "" }
+            for (set, flag) in
+                [(failure.shared, "shared"), (failure.bisect, "bisect"), (failure.bounded, "bounded")]
+            {
+                if set {
+                    brief += &format!(" {flag}");
+                }
+            }
+            brief
         }
     }
 }

@@ -1,0 +1,108 @@
+use crate::{
+    args::Common,
+    confirm::confirm_many,
+    exit::{Exit, failed},
+    moment::parse_span,
+    operate::{self, Acting},
+    output::{print, print_json},
+};
+use postbound_store::{CreatedJob, Store, StreamLag};
+use serde::Serialize;
+use serde_json::json;
+use std::time::Duration;
+
+/// Changes still to be published above which a target's users are late, and not stale.
+const LAG_ROWS_MAX: i64 = 1000;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReconcileArgs {
+    /// This target only [default: all]
+    #[arg(long, value_name = "NAME")]
+    target: Option<String>,
+    /// Only users whose newest change is older than this
+    #[arg(long, value_name = "SPAN", value_parser = parse_span, default_value = "15m")]
+    older_than: Duration,
+    /// Only say how many
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    acting: Acting,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was found at one target, and made of it.
+#[derive(Debug, Serialize)]
+struct Reconciled {
+    target: String,
+    stale_users: i64,
+    /// Why it was left out.
+    left_out: Option<String>,
+    job: Option<CreatedJob>,
+}
+
+/// `postbound reconcile`
+pub(crate) async fn run(common: &Common, args: &ReconcileArgs) -> Result<Exit, Exit> {
+    let (_, store) = operate::open(common).await?;
+    let names: Vec<_> = match &args.target {
+        Some(name) => vec![operate::target(&store, name).await?],
+        None => operate::targets(&store).await?,
+    };
+    let lags = store.stream_lags().await.map_err(failed)?;
+    let mut found = Vec::new();
+    for target in names.into_iter().map(|target| target.registration.name) {
+        found.push(look(&store, &lags, target, args.older_than).await?);
+    }
+    let stale: i64 = found.iter().map(|target| target.stale_users).sum();
+    if !args.dry_run {
+        confirm_many(stale, &format!("send {stale} newest states again"), args.yes)?;
+        for target in found.iter_mut().filter(|target| target.stale_users > 0) {
+            let filter = json!({ "target": target.target, "older_than_s": args.older_than.as_secs() });
+            let operation = args.acting.operation("reconcile", filter);
+            target.job =
+                store.reconcile(&target.target, args.older_than, &operation).await.map_err(failed)?;
+        }
+    }
+    match args.json {
+        true => print_json(&found)?,
+        false => found.iter().for_each(|target| print(render(target))),
+    }
+    Ok(Exit::Done)
+}
+
+async fn look(
+    store: &Store,
+    lags: &[StreamLag],
+    target: String,
+    older_than: Duration,
+) -> Result<Reconciled, Exit> {
+    let lag = lags.iter().find(|lag| lag.stream == target).map_or(0, |lag| lag.rows);
+    let left_out = if lag > LAG_ROWS_MAX {
+        Some(format!("{lag} changes are still to be published to it"))
+    } else if store.may_reconcile(&target).await.map_err(failed)? {
+        None
+    } else {
+        Some("its breaker is open, or another reconcile of it is under way".to_owned())
+    };
+    let stale_users = match left_out {
+        Some(_) => 0,
+        None => store.stale_users(&target, older_than).await.map_err(failed)?,
+    };
+    Ok(Reconciled { target, stale_users, left_out, job: None })
+}
+
+fn render(found: &Reconciled) -> String {
+    let Reconciled { target, stale_users, left_out, job } = found;
+    match (left_out, job) {
+        (Some(why), _) => format!("{target}: left out: {why}"),
+        (None, Some(job)) => format!(
+            "{target}: {} stale users, job {}; watch it with: postbound jobs status {} --watch",
+            job.items, job.job_id, job.job_id
+        ),
+        (None, None) => format!("{target}: {stale_users} stale users"),
+    }
+}

@@ -1,0 +1,94 @@
+//! What mends a connection to Postgres that failed for TLS or its files.
+
+use crate::StoreError;
+use rustls::{AlertDescription as Alert, CertificateError as Invalid, Error};
+use std::io;
+
+/// sqlx passes over parameters it does not know: with `ssl_mode=verify-full` nothing would be verified.
+pub(crate) fn check_parameters(url: &str) -> Result<(), StoreError> {
+    const KNOWN: [&str; 9] = [
+        "sslmode",
+        "ssl-mode",
+        "sslrootcert",
+        "ssl-root-cert",
+        "ssl-ca",
+        "sslcert",
+        "ssl-cert",
+        "sslkey",
+        "ssl-key",
+    ];
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let mut keys = query.split('&').map(|pair| pair.split_once('=').map_or(pair, |(key, _)| key));
+    match keys.all(|key| KNOWN.contains(&key) || !key.to_ascii_lowercase().starts_with("ssl")) {
+        true => Ok(()),
+        false => Err(StoreError::Url(
+            "has a parameter for TLS that is not known; there are sslmode, sslrootcert, sslcert and sslkey",
+        )),
+    }
+}
+
+/// The error as it is told: with what to do about it, where that is known.
+pub(crate) fn told(error: &sqlx::Error) -> String {
+    let mend = match error {
+        sqlx::Error::Io(io) => match tls_error(io) {
+            Some(tls) => mend(tls),
+            None => file_mend(io.kind()),
+        },
+        sqlx::Error::Tls(tls) => tls
+            .downcast_ref::<Error>()
+            .map(mend)
+            .unwrap_or(Some("see sslmode and sslrootcert in database.url")),
+        sqlx::Error::Database(db) if db.code().as_deref() == Some("28000") => {
+            db.message().contains("certificate").then_some("see sslcert and sslkey in database.url")
+        }
+        _ => None,
+    };
+    mend.map_or_else(|| error.to_string(), |mend| format!("{error}; {mend}"))
+}
+
+/// `io::Error` wraps it, at times more than once.
+fn tls_error(error: &io::Error) -> Option<&Error> {
+    let inner = error.get_ref()?;
+    inner.downcast_ref::<Error>().or_else(|| inner.downcast_ref::<io::Error>().and_then(tls_error))
+}
+
+/// TCP gives none of these; the files of TLS do, and sqlx does not say which.
+fn file_mend(kind: io::ErrorKind) -> Option<&'static str> {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
+    matches!(kind, NotFound | PermissionDenied | IsADirectory | NotADirectory)
+        .then_some("a file that database.url names cannot be read: sslrootcert, sslcert or sslkey")
+}
+
+fn mend(error: &Error) -> Option<&'static str> {
+    Some(match error {
+        Error::InvalidCertificate(invalid) => match invalid {
+            Invalid::UnknownIssuer | Invalid::BadSignature => {
+                "set sslrootcert in database.url to the certificate of the authority that signed Postgres' own"
+            }
+            Invalid::Expired
+            | Invalid::ExpiredContext { .. }
+            | Invalid::NotValidYet
+            | Invalid::NotValidYetContext { .. } => {
+                "renew Postgres' certificate, or correct this machine's clock"
+            }
+            Invalid::NotValidForName | Invalid::NotValidForNameContext { .. } => {
+                "name the host in database.url as Postgres' certificate does"
+            }
+            _ => "give Postgres another certificate",
+        },
+        Error::AlertReceived(
+            Alert::CertificateRequired
+            | Alert::NoCertificate
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            | Alert::HandshakeFailure,
+        ) => "Postgres wants a client certificate it trusts: sslcert and sslkey in database.url",
+        Error::InconsistentKeys(_) => "sslkey in database.url does not belong to sslcert",
+        _ => return None,
+    })
+}

@@ -1,0 +1,129 @@
+use crate::{context::TargetContext, partition::LinkWatch, retry::reconnect_pauses};
+use futures_util::FutureExt as _;
+use postbound_broker::{BrokerError, Link, Message, PartitionConsumer};
+use postbound_event::decode_batch;
+use postbound_store::{Letter, LetterContent, StoreError, within};
+use postbound_telemetry::Component;
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+/// Letters moved in one transaction at most.
+const LETTERS_MAX: u16 = 100;
+/// Time for that.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why a session of the archiver ended.
+#[derive(Debug, thiserror::Error)]
+enum Interrupted {
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Moves a target's dead letters from RabbitMQ into Postgres, where people can search and replay them, as long as the
+/// target is worked for. Several workers may do so side by side: a letter that comes twice is one row.
+pub(crate) async fn keep_archiving(context: Weak<TargetContext>, mut links: LinkWatch, component: Component) {
+    let mut pauses = reconnect_pauses();
+    component.standby("waiting for RabbitMQ");
+    loop {
+        let Some(link) = next_link(&mut links, &context).await else { break };
+        match session(&link, &context, &component).await {
+            Ok(()) => break,
+            Err(error) => {
+                tracing::warn!(error = %error, "dead letters not archived; trying again");
+                component.not_ready(error.to_string());
+                tokio::time::sleep(pauses.next().unwrap_or(Duration::from_secs(5))).await;
+            }
+        }
+    }
+    component.remove();
+}
+
+async fn next_link(links: &mut LinkWatch, context: &Weak<TargetContext>) -> Option<Arc<Link>> {
+    loop {
+        let link = links.borrow_and_update().clone();
+        if let Some(link) = link.filter(|link| link.is_up()) {
+            return Some(link);
+        }
+        if context.strong_count() == 0 || links.changed().await.is_err() {
+            return None;
+        }
+    }
+}
+
+/// Ok: the target is not worked for any more.
+async fn session(
+    link: &Link,
+    context: &Weak<TargetContext>,
+    component: &Component,
+) -> Result<(), Interrupted> {
+    let queue = match context.upgrade() {
+        Some(context) => context.names.dead_queue(),
+        None => return Ok(()),
+    };
+    if !link.queue_state(&queue).await?.exists {
+        return Err(BrokerError::Missing { what: format!("queue {queue}") }.into());
+    }
+    let mut consumer = PartitionConsumer::start(link, &queue, LETTERS_MAX).await?;
+    component.ready();
+    let mut look = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        let first = tokio::select! {
+            message = consumer.next() => message?,
+            _ = look.tick() => match context.strong_count() {
+                0 => return Ok(()),
+                _ => continue,
+            },
+        };
+        let mut messages = vec![first];
+        while messages.len() < usize::from(LETTERS_MAX)
+            && let Some(next) = consumer.next().now_or_never()
+        {
+            messages.push(next?);
+        }
+        let Some(context) = context.upgrade() else { return Ok(()) };
+        let letters: Vec<Letter> = messages.iter().flat_map(letters).collect();
+        within(WRITE_TIMEOUT, context.store.archive_letters(&context.name, &letters)).await?;
+        for message in &messages {
+            consumer.ack(message.tag).await?;
+        }
+        component.progress();
+    }
+}
+
+/// The letters of a message: one of our own making has one event, one RabbitMQ dead-lettered has those of a batch.
+fn letters(message: &Message) -> Vec<Letter> {
+    let text = |name| message.header(name).unwrap_or_default();
+    let time = |name| OffsetDateTime::parse(&text(name), &Rfc3339).ok();
+    let death = message.broker_death();
+    let ours = message.header("postbound-reason");
+    let (reason, class) = match (ours, &death) {
+        (Some(reason), _) => (reason, text("postbound-class")),
+        (None, Some(death)) => (death.clone(), "broker".to_owned()),
+        (None, None) => ("unexplained".to_owned(), "broker".to_owned()),
+    };
+    let letter = |content| Letter {
+        content,
+        replay: text("postbound-replay").parse().unwrap_or(0),
+        reason: reason.clone(),
+        class: class.clone(),
+        status: text("postbound-status").parse().ok(),
+        detail: text("postbound-detail"),
+        attempts: text("postbound-attempts").parse().unwrap_or(0),
+        unknown_outcome: text("postbound-unknown-outcome") == "true",
+        first_failed_at: time("postbound-first-failed-at"),
+        last_failed_at: time("postbound-last-failed-at").unwrap_or_else(OffsetDateTime::now_utc),
+    };
+    match decode_batch(&message.body) {
+        Ok(events) => events.into_iter().map(|event| letter(LetterContent::Event(Box::new(event)))).collect(),
+        Err(error) => {
+            let unreadable = letter(LetterContent::Unreadable(message.body.clone()));
+            let (class, detail) = ("unreadable".to_owned(), error.to_string());
+            vec![Letter { class, detail, ..unreadable }]
+        }
+    }
+}

@@ -1,0 +1,348 @@
+use super::*;
+use Action::{Created, Deleted, Updated};
+use postbound_event::UserKey;
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+fn event(version: i64, action: Action) -> Event {
+    Event {
+        id: Uuid::nil(),
+        log_id: version,
+        key: UserKey::new("t", "u"),
+        version,
+        action,
+        origin: None,
+        traceparent: None,
+        logged_at: OffsetDateTime::UNIX_EPOCH,
+        data: RawValue::from_string("{}".to_owned()).unwrap(),
+        resend: 0,
+        job: None,
+    }
+}
+
+fn with_data(version: i64, action: Action, data: &str) -> Event {
+    Event { data: RawValue::from_string(data.to_owned()).unwrap(), ..event(version, action) }
+}
+
+fn of_job(version: i64, item: i64, repeats: bool) -> Event {
+    Event { job: Some(JobPart { job: 1, item, repeats }), ..event(version, Updated) }
+}
+
+fn tag(number: u64) -> Tag {
+    Tag { source: Source::Live, number }
+}
+
+fn arrives(event: Event, number: u64) -> Arrival {
+    Arrival { event, tag: Some(tag(number)), maybe_sent: false, from_target: false }
+}
+
+fn delivered(version: i64, present: bool) -> Held {
+    Held { delivered_version: version, present, ..Held::default() }
+}
+
+fn deliver(lane: &mut Lane) -> Next {
+    match lane.start(false) {
+        Some(Step::Deliver(next)) => next,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn settle(lane: &mut Lane, held: Held) -> Vec<Tag> {
+    lane.settled(held, ItemOutcome::Delivered).0
+}
+
+fn park(lane: &mut Lane) -> Park {
+    match lane.start(true) {
+        Some(Step::Park(park)) => park,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn versions(states: &[ParkedState]) -> Vec<(i64, Action)> {
+    states.iter().map(|state| (state.event.version, state.event.action)).collect()
+}
+
+fn schedule(class: &str, attempts: u32) -> ParkedSchedule {
+    ParkedSchedule { attempts, class: class.to_owned(), ..held_back(None) }
+}
+
+fn parked_user(states: Vec<Event>, class: &str) -> ParkedUser {
+    ParkedUser {
+        key: UserKey::new("t", "u"),
+        schedule: schedule(class, 2),
+        states: states.into_iter().map(|event| ParkedState { event, send_as: None }).collect(),
+    }
+}
+
+/// Enters events of these actions as versions 1, 2, ..., message `version * 10`, and delivers all of them.
+/// Gives what was sent: version and action.
+fn sent(folds: bool, actions: &[Action]) -> Vec<(i64, Action)> {
+    let mut lane = Lane::new(Held::default(), folds);
+    for (index, action) in actions.iter().enumerate() {
+        let version = index as i64 + 1;
+        assert_eq!(lane.enter(arrives(event(version, *action), version as u64 * 10)), Entered::Waits);
+    }
+    let mut sent = Vec::new();
+    let mut acked = Vec::new();
+    while !lane.is_idle() {
+        let next = deliver(&mut lane);
+        assert!(lane.start(false).is_none(), "one at a time");
+        sent.push((next.event.version, next.action));
+        acked.extend(settle(&mut lane, delivered(next.event.version, next.action != Deleted)));
+    }
+    acked.sort_by_key(|tag| tag.number);
+    assert_eq!(acked, (1..=actions.len() as u64).map(|version| tag(version * 10)).collect::<Vec<_>>());
+    sent
+}
+
+#[test]
+fn without_folding_every_event_is_sent_in_order() {
+    assert_eq!(
+        sent(false, &[Created, Updated, Updated, Deleted, Created]),
+        [(1, Created), (2, Updated), (3, Updated), (4, Deleted), (5, Created)]
+    );
+}
+
+#[test]
+fn folding_sends_the_newest_state_but_never_folds_a_delete_away() {
+    assert_eq!(sent(true, &[Created, Updated, Updated]), [(3, Created)]);
+    assert_eq!(sent(true, &[Created, Updated, Deleted]), [(3, Deleted)]);
+    assert_eq!(sent(true, &[Updated, Deleted, Created, Updated]), [(2, Deleted), (4, Created)]);
+    assert_eq!(sent(true, &[Deleted, Deleted, Created]), [(1, Deleted), (2, Deleted), (3, Created)]);
+}
+
+#[test]
+fn a_bare_delete_takes_the_state_folded_into_it() {
+    let mut lane = Lane::new(Held::default(), true);
+    let known = r#"{"email":"a@example.com"}"#;
+    lane.enter(arrives(with_data(1, Created, known), 1));
+    lane.enter(arrives(event(2, Deleted), 2));
+    assert_eq!(deliver(&mut lane).event.data.get(), known);
+}
+
+#[test]
+fn what_the_ledger_has_is_not_sent_again() {
+    let held = Held { delivered_version: 3, dead_version: 5, present: true, ..Held::default() };
+    let mut lane = Lane::new(held, true);
+    assert_eq!(lane.enter(arrives(event(3, Updated), 1)), Entered::Settled);
+    assert_eq!(lane.enter(arrives(event(5, Updated), 2)), Entered::Settled);
+    assert_eq!(lane.enter(arrives(event(6, Created), 3)), Entered::Waits);
+    assert_eq!(deliver(&mut lane).action, Updated, "the target holds the user already");
+}
+
+#[test]
+fn an_event_that_comes_twice_is_sent_once_and_acknowledges_both_messages() {
+    let mut lane = Lane::new(Held::default(), false);
+    lane.enter(arrives(event(1, Created), 1));
+    lane.enter(arrives(event(2, Updated), 2));
+    assert_eq!(deliver(&mut lane).event.version, 1);
+    lane.enter(arrives(event(1, Created), 3));
+    lane.enter(arrives(event(2, Updated), 4));
+    assert_eq!(settle(&mut lane, delivered(1, true)), [tag(1), tag(3)]);
+    assert_eq!(deliver(&mut lane).event.version, 2);
+    assert_eq!(settle(&mut lane, delivered(2, true)), [tag(2), tag(4)]);
+    assert!(lane.is_idle());
+}
+
+#[test]
+fn a_target_that_is_ahead_settles_all_it_has_passed() {
+    let mut lane = Lane::new(Held::default(), false);
+    for version in 1..=4 {
+        lane.enter(arrives(event(version, Updated), version as u64));
+    }
+    deliver(&mut lane);
+    assert_eq!(settle(&mut lane, delivered(3, true)), [tag(1), tag(2), tag(3)]);
+    assert_eq!(deliver(&mut lane).event.version, 4);
+}
+
+#[test]
+fn a_user_the_target_is_closed_to_is_stored_folded_and_settles_its_messages() {
+    let mut lane = Lane::new(delivered(1, true), true);
+    for (version, action) in [(2, Updated), (3, Deleted), (4, Created), (5, Updated)] {
+        lane.enter(arrives(event(version, action), version as u64));
+    }
+    let park = park(&mut lane);
+    assert_eq!(versions(&park.states), [(3, Deleted), (5, Updated)]);
+    assert_eq!((park.schedule.attempts, park.schedule.class.as_str()), (0, "held"));
+    let mut tags = lane.parked_now(park.states);
+    tags.sort_by_key(|tag| tag.number);
+    assert_eq!(tags, [tag(2), tag(3), tag(4), tag(5)]);
+    assert!(lane.is_idle());
+}
+
+#[test]
+fn what_comes_while_a_user_is_being_stored_is_stored_with_it() {
+    let mut lane = Lane::new(delivered(1, true), true);
+    lane.enter(arrives(event(2, Deleted), 2));
+    let first = park(&mut lane);
+    lane.enter(arrives(event(3, Created), 3));
+    assert!(lane.start(true).is_none());
+    assert_eq!(lane.parked_now(first.states), [tag(2)]);
+    let second = park(&mut lane);
+    assert_eq!(versions(&second.states), [(2, Deleted), (3, Created)], "the delete is still the first step");
+    assert!(second.rewrites);
+}
+
+#[test]
+fn a_parked_user_that_is_not_due_takes_newer_states_in_without_an_attempt() {
+    let mut lane =
+        Lane::parked(delivered(1, true), true, parked_user(vec![event(5, Updated)], "transient"), false);
+    assert_eq!(lane.enter(arrives(event(4, Updated), 4)), Entered::Settled, "by version, never by arrival");
+    assert_eq!(lane.enter(arrives(event(5, Updated), 5)), Entered::Settled, "it is stored");
+    assert_eq!(lane.enter(arrives(event(6, Updated), 6)), Entered::Waits);
+    let Some(Step::Park(park)) = lane.start(false) else { panic!("it is not due") };
+    assert_eq!(versions(&park.states), [(6, Updated)]);
+    assert_eq!(park.schedule.attempts, 2, "the schedule stays");
+}
+
+#[test]
+fn a_newer_state_than_a_refused_one_is_tried_at_once() {
+    let mut lane =
+        Lane::parked(delivered(1, true), true, parked_user(vec![event(5, Updated)], "permanent"), false);
+    lane.enter(arrives(event(6, Updated), 6));
+    let next = deliver(&mut lane);
+    assert_eq!((next.event.version, next.schedule.unwrap().repeats), (6, 0));
+}
+
+#[test]
+fn an_event_target_keeps_every_parked_event_in_order() {
+    let states = vec![event(5, Updated), event(6, Updated)];
+    let mut lane = Lane::parked(delivered(4, true), false, parked_user(states, "transient"), false);
+    assert_eq!(lane.enter(arrives(event(6, Updated), 1)), Entered::Settled);
+    lane.enter(arrives(event(7, Deleted), 2));
+    let Some(Step::Park(park)) = lane.start(false) else { panic!("it is not due") };
+    assert_eq!(versions(&park.states), [(5, Updated), (6, Updated), (7, Deleted)]);
+}
+
+#[test]
+fn a_failed_delivery_is_parked_with_what_came_after_it_and_told_the_same_again() {
+    let mut lane = Lane::new(Held::default(), true);
+    lane.enter(arrives(event(1, Created), 1));
+    let next = deliver(&mut lane);
+    lane.enter(arrives(event(2, Deleted), 2));
+    let park = lane.park_failed(next, schedule("transient", 3));
+    assert_eq!(versions(&park.states), [(2, Deleted)]);
+    let mut tags = lane.parked_now(park.states);
+    tags.sort_by_key(|tag| tag.number);
+    assert_eq!(tags, [tag(1), tag(2)]);
+
+    let mut lane = Lane::new(Held::default(), true);
+    lane.enter(arrives(event(1, Updated), 1));
+    let next = deliver(&mut lane);
+    assert_eq!(next.action, Created);
+    let park = lane.park_failed(next, schedule("transient", 3));
+    let user = ParkedUser { key: UserKey::new("t", "u"), schedule: park.schedule, states: park.states };
+    let mut again = Lane::parked(delivered(0, true), true, user, true);
+    let next = deliver(&mut again);
+    assert_eq!(next.action, Created, "fixed at the first attempt");
+    let park = again.park_failed(next, schedule("transient", 4));
+    assert!(!park.rewrites, "only the schedule is new");
+}
+
+#[test]
+fn a_success_leaves_the_rest_of_a_parked_user_due() {
+    let states = vec![event(5, Deleted), event(6, Created)];
+    let mut lane = Lane::parked(delivered(4, true), true, parked_user(states, "transient"), true);
+    assert_eq!(deliver(&mut lane).event.version, 5);
+    settle(&mut lane, delivered(5, false));
+    let next = deliver(&mut lane);
+    assert_eq!((next.event.version, next.action), (6, Created));
+    assert!(next.schedule.is_none(), "a clean slate");
+}
+
+#[test]
+fn a_replay_passes_a_dead_version_but_never_a_delivered_one() {
+    let held =
+        |delivered_version| Held { delivered_version, dead_version: 5, present: true, ..Held::default() };
+    let mut lane = Lane::new(held(4), true);
+    assert_eq!(lane.enter(arrives(of_job(5, 1, false), 1)), Entered::Waits);
+    let next = deliver(&mut lane);
+    assert_eq!(next.event.version, 5);
+    let item = JobPart { job: 1, item: 1, repeats: false };
+    assert_eq!(next.item_outcomes(ItemOutcome::Delivered), [(item, ItemOutcome::Delivered)]);
+    for newer in [5, 6] {
+        assert_eq!(Lane::new(held(newer), true).enter(arrives(of_job(5, 1, false), 1)), Entered::Settled);
+    }
+    let event_target = Lane::new(held(6), false).enter(arrives(of_job(5, 1, false), 1));
+    assert_eq!(event_target, Entered::Waits, "what was never sent is, whatever came after it");
+}
+
+#[test]
+fn a_resync_sends_what_the_target_holds_but_nothing_older() {
+    let mut lane = Lane::new(delivered(5, true), true);
+    assert_eq!(lane.enter(arrives(of_job(5, 1, true), 1)), Entered::Waits);
+    assert_eq!(deliver(&mut lane).action, Updated);
+    assert_eq!(Lane::new(delivered(6, true), true).enter(arrives(of_job(5, 1, true), 1)), Entered::Settled);
+}
+
+#[test]
+fn an_item_whose_state_gives_way_to_a_newer_one_is_superseded() {
+    let mut lane = Lane::new(Held { dead_version: 5, ..delivered(4, true) }, true);
+    lane.enter(arrives(of_job(5, 1, false), 1));
+    lane.enter(arrives(event(6, Updated), 2));
+    let next = deliver(&mut lane);
+    let item = JobPart { job: 1, item: 1, repeats: false };
+    assert_eq!(next.item_outcomes(ItemOutcome::Delivered), [(item, ItemOutcome::Superseded)]);
+}
+
+#[test]
+fn a_change_that_came_from_the_target_counts_as_held_only_when_nothing_is_pending() {
+    let echo = |version| Arrival { from_target: true, ..arrives(event(version, Updated), version as u64) };
+    let mut quiet = Lane::new(delivered(1, true), true);
+    quiet.enter(echo(2));
+    assert!(matches!(quiet.start(false), Some(Step::Echo(event)) if event.version == 2));
+
+    let mut pending = Lane::new(delivered(1, true), true);
+    pending.enter(arrives(event(2, Updated), 2));
+    pending.enter(echo(3));
+    assert_eq!(deliver(&mut pending).event.version, 3, "it gets the merged state");
+
+    let mut dead = Lane::new(Held { dead_version: 2, ..delivered(1, true) }, true);
+    dead.enter(echo(3));
+    assert_eq!(deliver(&mut dead).event.version, 3);
+}
+
+#[test]
+fn what_may_have_been_sent_before_is_remembered_until_a_newer_state_is_settled() {
+    let mut lane = Lane::new(Held::default(), true);
+    lane.enter(Arrival { maybe_sent: true, ..arrives(event(1, Created), 1) });
+    lane.enter(arrives(event(2, Updated), 2));
+    assert_eq!(deliver(&mut lane).unknown_version, 1);
+    settle(&mut lane, delivered(2, true));
+    lane.enter(arrives(event(3, Updated), 3));
+    assert_eq!(deliver(&mut lane).unknown_version, 0);
+}
+
+#[test]
+fn a_parked_user_that_was_delivered_before_it_got_here_is_not_sent_again() {
+    let mut lane = Lane::new(delivered(5, true), true);
+    lane.wake(parked_user(vec![event(5, Updated)], "transient"));
+    assert!(lane.is_idle() && lane.start(false).is_none());
+    assert!(
+        Lane::parked(delivered(5, true), true, parked_user(vec![event(5, Updated)], "transient"), true)
+            .is_idle()
+    );
+}
+
+#[test]
+fn a_lane_that_is_kept_after_its_user_was_stored_still_knows_all_that_is_stored() {
+    let mut lane = Lane::new(delivered(1, true), false);
+    lane.enter(arrives(event(2, Updated), 2));
+    let first = park(&mut lane);
+    lane.parked_now(first.states);
+    assert!(
+        lane.is_idle() && lane.start(false).is_none(),
+        "nothing to do, and yet it may be kept for a while"
+    );
+    lane.enter(arrives(event(3, Updated), 3));
+    assert_eq!(versions(&park(&mut lane).states), [(2, Updated), (3, Updated)]);
+}
+
+#[test]
+fn a_due_user_the_target_is_closed_to_is_due_again_at_once() {
+    let mut lane =
+        Lane::parked(delivered(1, true), true, parked_user(vec![event(5, Updated)], "transient"), true);
+    let park = park(&mut lane);
+    assert_eq!((park.rewrites, park.schedule.next_attempt), (false, NextAttempt::In(Duration::ZERO)));
+}

@@ -1,0 +1,9 @@
+//! What a failing target, tenant or user sets off: breakers and rate limits, shared by all workers.
+
+mod breakers;
+mod doubts;
+mod garbage;
+mod parking;
+mod rate_limits;
+
+use super::delivery::{SOON, emit};
