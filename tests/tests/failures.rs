@@ -5,5 +5,6 @@ mod doubts;
 mod garbage;
 mod parking;
 mod rate_limits;
+mod replays;
 
 use super::delivery::{SOON, emit};

@@ -37,10 +37,7 @@ fn tell(what: &str, since: Instant) {
 }
 
 /// Interrupts one of three workers in full flow.
-async fn check(
-    interrupt: impl AsyncFnOnce(&mut Process),
-    resume: impl FnOnce(&Process),
-) -> Installation {
+async fn check(interrupt: impl AsyncFnOnce(&mut Process), resume: impl FnOnce(&Process)) -> Installation {
     let options = Options::every_event()
         .with("worker.lease", "4s")
         .with("targets.backend.timeout", "1s")
