@@ -269,6 +269,7 @@ create table postbound.dead_letter (
     detail          text not null default '',
     attempts        integer not null default 0,
     unknown_outcome boolean not null default false,
+    resend          integer not null default 0,
     first_failed_at timestamptz,
     last_failed_at  timestamptz not null,
     archived_at     timestamptz not null default clock_timestamp(),
@@ -288,7 +289,7 @@ comment on table postbound.dead_letter is
     'Deliveries that were given up, moved here from the dead-letter queues. Open is computed (see view open_dead_letter), never stored: a newer success closes a letter by itself.';
 comment on column postbound.dead_letter.letter_id is 'The letter.';
 comment on column postbound.dead_letter.target is 'The target.';
-comment on column postbound.dead_letter.replay is 'Number of the replay that failed last; 0: none was made. A letter that fails again keeps its row.';
+comment on column postbound.dead_letter.replay is 'The job in which it failed last; 0: in none. A letter that fails again keeps its row.';
 comment on column postbound.dead_letter.event_id is 'The event; null for a message nobody can read.';
 comment on column postbound.dead_letter.log_id is 'Its place in the change log.';
 comment on column postbound.dead_letter.tenant_id is 'Tenant of the user.';
@@ -306,6 +307,7 @@ comment on column postbound.dead_letter.status is 'HTTP status of the last answe
 comment on column postbound.dead_letter.detail is 'The target''s own words, secrets and personal data masked.';
 comment on column postbound.dead_letter.attempts is 'Attempts that failed.';
 comment on column postbound.dead_letter.unknown_outcome is 'Whether an attempt ended without anyone knowing how: a replay then keeps its idempotency key.';
+comment on column postbound.dead_letter.resend is 'Number of the idempotency key the last attempt was sent under: 0 for the first one.';
 comment on column postbound.dead_letter.first_failed_at is 'First failed attempt.';
 comment on column postbound.dead_letter.last_failed_at is 'Last failed attempt.';
 comment on column postbound.dead_letter.archived_at is 'When it was moved here.';
@@ -320,7 +322,10 @@ create view postbound.open_dead_letter as
     left join postbound.delivery_ledger as l
       on l.target = d.target and l.tenant_id = d.tenant_id and l.user_id = d.user_id
     where d.discarded_at is null and d.replayed_at is null
-      and (not coalesce(t.fold, true) or coalesce(l.delivered_version, 0) < coalesce(d.version, 1));
+      and (not coalesce(t.fold, true)
+           or coalesce(l.delivered_version, 0) < coalesce(d.version, 1)
+           -- A resync is made because the ledger cannot be trusted: what failed in a job waits for a later success.
+           or d.replay > 0 and coalesce(l.delivered_at, '-infinity') < d.last_failed_at);
 comment on view postbound.open_dead_letter is
     'Letters somebody has to do something about: not discarded, not replayed, and (where states fold) not overtaken by a newer success.';
 do $$
@@ -424,7 +429,9 @@ grant select, delete on postbound.outage to postbound_relay;
 
 -- Operators pause, retry, replay, discard and erase.
 grant select, insert, update, delete on postbound.breaker to postbound_operator;
-grant select, insert on postbound.outage, postbound.audit to postbound_operator;
+grant select, insert on postbound.outage to postbound_operator;
+-- Who and when, the database says.
+grant select, insert (acting_as, command, filter, counts) on postbound.audit to postbound_operator;
 grant select, update, delete on postbound.parked_user, postbound.parked_state, postbound.doubt to postbound_operator;
 grant select, insert, update on postbound.job, postbound.job_item to postbound_operator;
 grant select, update on postbound.dead_letter to postbound_operator;

@@ -40,6 +40,8 @@ comment on column postbound.drained_partition.drained_at is 'When it was found e
 grant select on postbound.drained_partition to postbound_worker, postbound_operator, postbound_viewer;
 grant insert on postbound.drained_partition to postbound_worker;
 grant delete on postbound.drained_partition to postbound_operator;
+-- topology apply --prune retires targets: the log need not be kept for them.
+grant delete on postbound.stream_cursor to postbound_operator;
 -- The worker that finds the last queue empty ends the draining.
 grant update (draining_generation, draining_partitions, updated_at) on postbound.target to postbound_worker;
 grant select on postbound.stream_cursor to postbound_worker;

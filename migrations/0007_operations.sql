@@ -154,3 +154,8 @@ grant execute on function postbound.import_users(text, text[], text[], text[]) t
 grant execute on function postbound.erase_user(text, text, boolean) to postbound_operator;
 revoke insert, update on postbound.user_head, postbound.user_state, postbound.erased_user from postbound_operator;
 revoke delete on postbound.identity_link from postbound_operator;
+
+-- What a viewer's status and doctor count: who is wanted where, and open letters. Nobody's data, no event ids.
+grant select (targets) on postbound.user_state to postbound_viewer;
+grant select (letter_id, target, tenant_id, user_id, version, action, logged_at, reason, class, status, attempts, last_failed_at)
+    on postbound.open_dead_letter to postbound_viewer;

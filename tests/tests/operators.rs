@@ -10,6 +10,7 @@ mod replay;
 mod resync;
 mod scale;
 mod targets;
+mod topology;
 mod users;
 mod whole_way;
 

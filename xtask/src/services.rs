@@ -23,7 +23,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     };
     println!("export {ENDPOINTS_VARIABLE}='{}'", services.endpoints_file().display());
     println!("export DATABASE_URL='{}'", services.postgres.superuser_url());
-    println!("export AMQP_URL='{}'", services.rabbitmq.amqp_url("/"));
+    println!("export RABBITMQ_URL='{}'", services.rabbitmq.amqp_url("/"));
     println!("export RABBITMQ_MANAGEMENT_URL='{}'", services.rabbitmq.management_url());
     println!("export RABBITMQ_MANAGEMENT_USER='{}'", services.rabbitmq.user());
     println!("export RABBITMQ_MANAGEMENT_PASSWORD='{}'", services.rabbitmq.password());

@@ -66,7 +66,7 @@ impl Config {
         match fs::read_to_string(&file) {
             Ok(text) => Self::parse(Some((&name, &text)), &environment),
             Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => {
-                Self::parse(None, &environment)
+                Self::parse(None, &environment).map_err(|errors| errors.without_file(&file))
             }
             Err(error) => {
                 let mut errors = Errors::default();

@@ -21,16 +21,22 @@ where
     T: Default + for<'de> Deserialize<'de>,
 {
     let Some(mut node) = node.cloned() else { return T::default() };
+    let mut taken_out: Vec<Vec<String>> = Vec::new();
     loop {
         let refused = match T::deserialize(&node) {
             Ok(section) => return section,
             Err(refused) => refused,
         };
         let path: Vec<String> = refused.path.iter().rev().map_while(Step::key).collect();
-        errors.push(refused.into_config_error(key, node.place.clone(), also_known));
+        // What is missing because its value was wrong has been reported.
+        let missing = refused.missing().map(|key| [path.as_slice(), &[key.to_owned()]].concat());
+        if !missing.is_some_and(|missing| taken_out.contains(&missing)) {
+            errors.push(refused.into_config_error(key, node.place.clone(), also_known));
+        }
         if node.remove(&path).is_none() {
             return T::default();
         }
+        taken_out.push(path);
     }
 }
 
@@ -93,6 +99,7 @@ impl Step {
 enum Reason {
     UnknownKey { key: String, known: &'static [&'static str] },
     UnknownWord { word: String, known: &'static [&'static str] },
+    Missing { key: &'static str },
     Other(String, Option<String>),
 }
 
@@ -105,6 +112,14 @@ impl Refused {
         self.place.get_or_insert_with(|| place.clone());
         self.path.push(step);
         self
+    }
+
+    /// The key that has to be there and is not.
+    fn missing(&self) -> Option<&'static str> {
+        match self.reason {
+            Reason::Missing { key } => Some(key),
+            _ => None,
+        }
     }
 
     /// Without the text that was refused: it came from a variable, and may be a secret in the wrong place.
@@ -143,6 +158,7 @@ impl Refused {
                 format!("\"{word}\" is not known; expected {}", quoted(known)),
                 nearest(&word, known.iter().copied()).map(|near| format!("did you mean \"{near}\"?")),
             ),
+            Reason::Missing { key } => (format!("`{key}` is missing"), Some(format!("add `{key}`"))),
             Reason::Other(problem, mend) => (problem, mend),
         };
         ConfigError { place: self.place.unwrap_or(place), key, problem, mend }
@@ -219,7 +235,7 @@ impl de::Error for Refused {
     }
 
     fn missing_field(key: &'static str) -> Self {
-        Self::new(Reason::Other(format!("`{key}` is missing"), Some(format!("add `{key}`"))))
+        Self::new(Reason::Missing { key })
     }
 }
 

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use crate::adapter::{Adapter, AdapterKind, BackendSync, CrmBatch};
 use crate::decode::{self, keys_of};
-use crate::errors::{ConfigError, Errors};
+use crate::errors::{ConfigError, Errors, nearest};
 use crate::target::Target;
 use crate::tree::{Node, Value};
 
@@ -75,6 +75,16 @@ fn adapter_kind(node: &Node, key: &str, errors: &mut Errors) -> Option<AdapterKi
     if kind.adapter.is_some() || errors.len() > before {
         return kind.adapter;
     }
+    if let Some((mistyped, node)) = mistyped_adapter(node) {
+        let (problem, mend) = decode::unknown_key(mistyped, vec!["adapter"]);
+        errors.push(ConfigError {
+            place: node.place.clone(),
+            key: format!("{key}.{mistyped}"),
+            problem,
+            mend,
+        });
+        return None;
+    }
     let key = format!("{key}.adapter");
     if !errors.mention(&key) {
         errors.push(ConfigError {
@@ -85,6 +95,17 @@ fn adapter_kind(node: &Node, key: &str, errors: &mut Errors) -> Option<AdapterKi
         });
     }
     None
+}
+
+/// A key that nobody takes and that is nearest to `adapter`.
+fn mistyped_adapter(node: &Node) -> Option<(&String, &Node)> {
+    let Value::Table(entries) = &node.value else { return None };
+    let of_adapters = keys_of::<BackendSync>().iter().chain(keys_of::<CrmBatch>());
+    let known: Vec<&str> =
+        keys_of::<Target>().iter().chain(of_adapters).copied().chain(["adapter"]).collect();
+    entries.iter().find(|(key, _)| {
+        !known.contains(&key.as_str()) && nearest(key, known.iter().copied()) == Some("adapter")
+    })
 }
 
 /// Moves some keys of a table into one of their own.

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Everything that is wrong with a configuration, in the order of its lines.
@@ -9,6 +10,23 @@ impl ConfigErrors {
     /// The errors, at least one.
     pub fn errors(&self) -> &[ConfigError] {
         &self.0
+    }
+
+    /// Says first that there was no file, where something is missing that could stand in it.
+    pub(crate) fn without_file(mut self, looked_for: &Path) -> Self {
+        if self.0.iter().any(|error| error.place == Place::Nowhere) {
+            let folder = std::env::current_dir().unwrap_or_default();
+            self.0.insert(
+                0,
+                ConfigError {
+                    place: Place::Nowhere,
+                    key: String::new(),
+                    problem: format!("there is no file {}", folder.join(looked_for).display()),
+                    mend: Some("make one (postbound.example.toml has every key), or name one with --config or POSTBOUND_CONFIG".to_owned()),
+                },
+            );
+        }
+        self
     }
 }
 

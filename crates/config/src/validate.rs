@@ -1,7 +1,11 @@
 //! What the single value cannot show: ranges, forms and what must fit together.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 
 use crate::errors::{ConfigError, Errors, Place};
 use crate::tree::Node;
@@ -9,6 +13,8 @@ use crate::{Config, RateLimit, Receiver, Secret, Target, Worker};
 
 /// Messages the broker takes at most (RabbitMQ 4.x).
 const BROKER_MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Length of a Standard Webhooks key.
+const SIGNING_KEY_BYTES: RangeInclusive<usize> = 24..=64;
 
 /// The two URLs every role needs; a receiver with a database of its own and nothing else can do without.
 pub(crate) fn require_urls(root: &Node, errors: &mut Errors) {
@@ -194,6 +200,7 @@ impl Check<'_> {
             &receiver.signing_secrets_file,
             "receiver.signing_secrets",
         );
+        self.signing_secrets(&receiver.signing_secrets, "receiver.signing_secrets");
         if let Some(limit) = &receiver.rate_limit {
             self.rate_limit(limit, "receiver.rate_limit");
         }
@@ -220,10 +227,26 @@ impl Check<'_> {
         self.some_time(limit.per, &format!("{key}.per"));
     }
 
+    /// Standard Webhooks secrets, as those who sign and verify take them.
+    pub(crate) fn signing_secrets(&mut self, secrets: &[Secret], key: &str) {
+        self.require_or_mend(
+            secrets.iter().all(is_signing_secret),
+            key,
+            "each must be whsec_ followed by the base64 of 24 to 64 bytes",
+            Some("make one with: echo whsec_$(openssl rand -base64 32)".to_owned()),
+        );
+    }
+
     pub(crate) fn one_source(&mut self, inline: bool, file: &Option<PathBuf>, key: &str) {
         let both = inline && file.is_some();
         self.require(!both, &format!("{key}_file"), format!("give either this or `{}`", last(key)));
     }
+}
+
+fn is_signing_secret(secret: &Secret) -> bool {
+    let encoded = secret.expose().strip_prefix("whsec_");
+    let decoded = encoded.and_then(|encoded| STANDARD.decode(encoded).ok());
+    decoded.is_some_and(|key| SIGNING_KEY_BYTES.contains(&key.len()))
 }
 
 fn last(key: &str) -> &str {

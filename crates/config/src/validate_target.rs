@@ -33,6 +33,7 @@ impl Check<'_> {
         self.one_source(target.bearer_token.is_some(), &target.bearer_token_file, &key("bearer_token"));
         let signs = !target.signing_secrets.is_empty();
         self.one_source(signs, &target.signing_secrets_file, &key("signing_secrets"));
+        self.signing_secrets(&target.signing_secrets, &key("signing_secrets"));
         self.headers(target, &key("headers"));
         if let Adapter::CrmBatch(crm) = &target.adapter {
             let fits = (1..=100).contains(&crm.batch_users_max);

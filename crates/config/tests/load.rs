@@ -178,7 +178,13 @@ api_key = '${KEY:-}'
 bearer_token = '$${KEY} $5'
 signing_secrets = ['${OLD:-}', '${NEW}']
 ",
-        &["HOST=backend", "PORT=", "COALESCE=false", "NEW=whsec_x", "BYTES=4KiB"],
+        &[
+            "HOST=backend",
+            "PORT=",
+            "COALESCE=false",
+            "NEW=whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "BYTES=4KiB",
+        ],
     );
     let target = &config.targets["backend"];
     assert_eq!(target.endpoint().unwrap().as_str(), "http://backend/x");
@@ -186,7 +192,10 @@ signing_secrets = ['${OLD:-}', '${NEW}']
     assert_eq!((target.timeout, target.response_bytes_max), (Duration::from_secs(8), 4096));
     assert_eq!(target.api_key, None);
     assert_eq!(target.bearer_token.as_ref().unwrap().expose(), "${KEY} $5");
-    assert_eq!(target.signing_secrets.iter().map(|secret| secret.expose()).collect::<Vec<_>>(), ["whsec_x"]);
+    assert_eq!(
+        target.signing_secrets.iter().map(|secret| secret.expose()).collect::<Vec<_>>(),
+        ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]
+    );
 }
 
 #[test]
@@ -345,6 +354,58 @@ fn what_is_required_is_asked_for() {
     "#);
     let error = Config::load(Some(Path::new("/nowhere/postbound.toml")), []).unwrap_err();
     assert_snapshot!(error, @"/nowhere/postbound.toml: cannot read the configuration: No such file or directory (os error 2)");
+}
+
+#[test]
+fn a_mistyped_adapter_is_an_unknown_key() {
+    check(
+        "[targets.crm]\nadaptor = 'crm-batch'\nurl = 'http://x'",
+        &[],
+        "postbound.toml:7: targets.crm.adaptor: unknown key\n  to mend it: did you mean `adapter`?",
+    );
+}
+
+#[test]
+fn a_wrong_value_is_not_missing_as_well() {
+    check(
+        "[targets.crm]\nadapter = 'crm-batch'\nrate_limit = { requests = 5, per = '15x' }",
+        &[],
+        "postbound.toml:8: targets.crm.rate_limit.per: \"15x\" is not a duration; \
+         expected a number with a unit, such as \"500ms\", \"10s\", \"15m\" or \"24h\"",
+    );
+    check(
+        "[targets.crm]\nadapter = 'crm-batch'\nrate_limit = { requests = 5 }",
+        &[],
+        "postbound.toml:8: targets.crm.rate_limit: `per` is missing\n  to mend it: add `per`",
+    );
+}
+
+#[test]
+fn a_signing_secret_nobody_can_sign_with_is_refused_unquoted() {
+    let targets = "[targets.crm]\nadapter = 'crm-batch'\n";
+    for secret in ["hunter2", "whsec_hunter2", "whsec_c2hvcnQ=", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"] {
+        for (section, key) in [(targets, "targets.crm"), ("[receiver]\nfaults = true\n", "receiver")] {
+            check(
+                &format!("{section}signing_secrets = ['{secret}']"),
+                &[],
+                &format!(
+                    "postbound.toml:8: {key}.signing_secrets: each must be whsec_ followed by the base64 of 24 to 64 \
+                     bytes\n  to mend it: make one with: echo whsec_$(openssl rand -base64 32)"
+                ),
+            );
+        }
+    }
+}
+
+#[test]
+fn without_a_file_it_says_which_one_it_looked_for() {
+    let said = Config::load(None, []).unwrap_err().to_string();
+    let looked_for = std::env::current_dir().unwrap().join("postbound.toml");
+    assert!(said.contains(&format!("there is no file {}", looked_for.display())), "{said}");
+    assert!(
+        said.contains("--config or POSTBOUND_CONFIG") && said.contains("database.url: is required"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -14,7 +14,7 @@ fn a_secret_is_never_printed() {
         ("POSTBOUND_DATABASE__URL", "postgres://app:hunter2@db/app"),
         ("POSTBOUND_BROKER__URL", "amqp://app:hunter2@mq"),
         ("POSTBOUND_RECEIVER__DATABASE_URL", "postgres://app:hunter2@db/app"),
-        ("POSTBOUND_RECEIVER__SIGNING_SECRETS", "hunter2"),
+        ("POSTBOUND_RECEIVER__SIGNING_SECRETS", "whsec_hunter2hunter2hunter2hunter2AAAA"),
         ("POSTBOUND_TARGETS__CRM__ADAPTER", "crm-batch"),
         ("POSTBOUND_TARGETS__CRM__BEARER_TOKEN", "hunter2"),
         ("POSTBOUND_TARGETS__CRM__HEADERS__X_KEY", "hunter2"),

@@ -5,7 +5,7 @@ use std::{
 };
 
 /// Up to so many things are done without a question.
-const HANDFUL: i64 = 10;
+pub(crate) const HANDFUL: i64 = 10;
 
 /// Asks before more than a handful is touched: `what` says what is about to happen, such as `replay 40000 letters`.
 /// Where nobody can be asked, `--yes` is needed.
@@ -19,10 +19,7 @@ pub(crate) fn confirm(what: &str, yes: bool) -> Result<(), Exit> {
         return Ok(());
     }
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-        return Err(Exit::Usage(format!(
-            "this would {what}; to do it: {} --yes",
-            command_line(std::env::args())
-        )));
+        return Err(unconfirmed(what));
     }
     let mut stderr = io::stderr().lock();
     write!(stderr, "This will {what}. Go on? [y/N] ").and_then(|()| stderr.flush()).map_err(failed)?;
@@ -32,6 +29,11 @@ pub(crate) fn confirm(what: &str, yes: bool) -> Result<(), Exit> {
         "y" | "yes" => Ok(()),
         _ => Err(Exit::failed("nothing was done")),
     }
+}
+
+/// What is said where nobody can be asked.
+pub(crate) fn unconfirmed(what: &str) -> Exit {
+    Exit::Usage(format!("this would {what}; to do it: {} --yes", command_line(std::env::args())))
 }
 
 /// The command as it was given, to be pasted into a shell.

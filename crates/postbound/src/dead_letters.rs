@@ -144,7 +144,8 @@ pub(crate) async fn run(common: &Common, command: &DeadLettersCommand) -> Result
                     "dead-letters discard",
                     json!({ "letters": filter, "all": all, "limit": limit }),
                 );
-                discarded = store.discard_letters(&filter, limit, &operation).await.map_err(failed)?;
+                // No more than was confirmed, though others may have died since.
+                discarded = store.discard_letters(&filter, Some(open), &operation).await.map_err(failed)?;
             }
             match (json, dry_run) {
                 (true, _) => {

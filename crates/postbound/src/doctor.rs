@@ -4,6 +4,7 @@
 //! side), then what needs those. Each look at something outside has [`LOOK_TIMEOUT`]; one that fails is a finding like
 //! any other, and the rest goes on. Looking and judging are apart: what was seen becomes findings in plain functions.
 
+mod backlog;
 mod configuration;
 mod endpoints;
 mod finding;
@@ -52,7 +53,7 @@ async fn examine(config: &Config) -> Vec<Finding> {
     match store {
         Some(store) => findings.extend(examine_schema(config, &store, link.as_ref()).await),
         None => findings.push(Finding::not_checked(
-            "rights, log-partitions, targets, queues, dead-letters, relay, lag, workers",
+            "rights, log-partitions, targets, queues, relay, lag, workers, breakers, parked, dead-letters",
             "a Postgres that answers and is migrated",
         )),
     }
@@ -75,9 +76,10 @@ async fn examine_schema(config: &Config, store: &Store, link: Option<&Link>) -> 
         Some(link) => {
             findings.extend(rabbitmq::check_queues(config, store, link, &registry.in_use, &workers).await);
         }
-        None => findings.push(Finding::not_checked("queues, dead-letters", "a RabbitMQ that answers")),
+        None => findings.push(Finding::not_checked("queues", "a RabbitMQ that answers")),
     }
     findings.extend(flow::check(store, &registry.in_use, &workers).await);
+    findings.extend(backlog::check(store, &registry.in_use).await);
     findings
 }
 

@@ -1,3 +1,4 @@
+use crate::output::aside;
 use std::{fmt, process::ExitCode};
 
 /// How a subcommand ends: its exit code, and what to say of it.
@@ -23,25 +24,24 @@ impl Exit {
     }
 
     /// Says what went wrong and gives the exit code.
-    #[expect(clippy::print_stderr, reason = "the last word of a command goes to its user, logging or not")]
     pub(crate) fn report(self) -> ExitCode {
         match self {
             Self::Done => ExitCode::SUCCESS,
             Self::Failed(why) => {
-                eprintln!("postbound: {why}");
+                aside(format!("postbound: {why}"));
                 ExitCode::from(1)
             }
             Self::Usage(why) => {
-                eprintln!("postbound: {why}");
+                aside(format!("postbound: {why}"));
                 ExitCode::from(2)
             }
             Self::Configuration(why) => {
-                eprintln!("{why}");
+                aside(why);
                 ExitCode::from(3)
             }
             Self::Findings => ExitCode::from(4),
             Self::Undrained(why) => {
-                eprintln!("postbound: {why}");
+                aside(format!("postbound: {why}"));
                 ExitCode::from(5)
             }
         }

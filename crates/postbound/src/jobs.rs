@@ -4,9 +4,10 @@ mod watch;
 
 use crate::{
     args::Common,
+    confirm::confirm,
     exit::{Exit, failed},
     moment::{show as show_moment, show_if},
-    operate::{self, Acting},
+    operate::{self, Acting, parse_name},
     output::{lines, or_dash, print, print_json, table},
 };
 use postbound_store::{ItemCounts, JobCommand, JobItemRow, JobRow, Steered, Store};
@@ -17,7 +18,7 @@ pub(crate) enum JobsCommand {
     /// List jobs, the newest first
     List {
         /// Of this target
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", value_parser = parse_name)]
         target: Option<String>,
         /// So many at most
         #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -54,7 +55,13 @@ pub(crate) enum JobsCommand {
     /// Go on with a job that is paused, or was stopped after failures
     Resume(SteerArgs),
     /// End a job; what is out already is still settled
-    Cancel(SteerArgs),
+    Cancel {
+        #[command(flatten)]
+        steer: SteerArgs,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -106,7 +113,14 @@ pub(crate) async fn run(common: &Common, command: &JobsCommand) -> Result<Exit, 
         }
         JobsCommand::Pause(args) => steer(&store, JobCommand::Pause, "jobs pause", args).await,
         JobsCommand::Resume(args) => steer(&store, JobCommand::Resume, "jobs resume", args).await,
-        JobsCommand::Cancel(args) => steer(&store, JobCommand::Cancel, "jobs cancel", args).await,
+        JobsCommand::Cancel { steer: args, yes } => {
+            let known = existing(&store, args.job).await?;
+            if JobCommand::Cancel.allowed_in().contains(&known.state.as_str()) {
+                let waiting = known.items.waiting;
+                confirm(&format!("end job {} for good, with {waiting} items not sent", args.job), *yes)?;
+            }
+            steer(&store, JobCommand::Cancel, "jobs cancel", args).await
+        }
     }
 }
 

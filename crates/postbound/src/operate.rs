@@ -32,6 +32,11 @@ impl Acting {
     }
 }
 
+/// An argument that names something. Empty, which a script's unset variable is, it could mean all.
+pub(crate) fn parse_name(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
 /// Configuration and database of an operator's command.
 pub(crate) async fn open(common: &Common) -> Result<(Config, Store), Exit> {
     let config = roles::configuration(common)?;
@@ -54,5 +59,15 @@ pub(crate) async fn target(store: &Store, name: &str) -> Result<RegisteredTarget
             "there is no target {name}; there are: {}",
             if names.is_empty() { "none".to_owned() } else { names.join(", ") }
         ))
+    })
+}
+
+/// Why nobody's newest state is sent to a target by hand; None: it may be.
+pub(crate) fn why_no_newest_states(target: &RegisteredTarget) -> Option<String> {
+    (!target.registration.fold).then(|| {
+        format!(
+            "{} gets every event (coalesce = false): a newest state sent aside would count the events before it as settled",
+            target.registration.name
+        )
     })
 }

@@ -3,13 +3,11 @@ use comfy_table::{Table, presets::NOTHING};
 use serde::Serialize;
 use std::io::{self, Write as _};
 
-/// Prints the answer of a command. A reader that has gone (`postbound status | head`) is no error: it has enough.
+/// Prints the answer of a command. A reader that has gone (`postbound status | head`) is no error: it has enough, and the
+/// command still does all it was asked for.
 pub(crate) fn print(text: impl AsRef<str>) {
     let mut out = io::stdout().lock();
-    let printed = writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush());
-    if printed.is_err() {
-        std::process::exit(0);
-    }
+    writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush()).ok();
 }
 
 /// Prints the answer of a command for scripts.
@@ -19,9 +17,9 @@ pub(crate) fn print_json(answer: &impl Serialize) -> Result<(), Exit> {
 }
 
 /// Says something to people while a command works, apart from its answer.
-#[expect(clippy::print_stderr, reason = "a command's asides go to its user, logging or not")]
 pub(crate) fn aside(text: impl AsRef<str>) {
-    eprintln!("{}", text.as_ref());
+    // Not eprintln!, which panics when nobody reads it.
+    writeln!(io::stderr(), "{}", text.as_ref()).ok();
 }
 
 /// A table without lines.

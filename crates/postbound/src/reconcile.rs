@@ -3,10 +3,10 @@ use crate::{
     confirm::confirm_many,
     exit::{Exit, failed},
     moment::parse_span,
-    operate::{self, Acting},
+    operate::{self, Acting, parse_name},
     output::{print, print_json},
 };
-use postbound_store::{CreatedJob, Store, StreamLag};
+use postbound_store::{CreatedJob, RegisteredTarget, Store, StreamLag};
 use serde::Serialize;
 use serde_json::json;
 use std::time::Duration;
@@ -17,7 +17,7 @@ const LAG_ROWS_MAX: i64 = 1000;
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReconcileArgs {
     /// This target only [default: all]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = parse_name)]
     target: Option<String>,
     /// Only users whose newest change is older than this
     #[arg(long, value_name = "SPAN", value_parser = parse_span, default_value = "15m")]
@@ -48,13 +48,19 @@ struct Reconciled {
 /// `postbound reconcile`
 pub(crate) async fn run(common: &Common, args: &ReconcileArgs) -> Result<Exit, Exit> {
     let (_, store) = operate::open(common).await?;
-    let names: Vec<_> = match &args.target {
-        Some(name) => vec![operate::target(&store, name).await?],
+    let targets = match &args.target {
+        Some(name) => {
+            let target = operate::target(&store, name).await?;
+            if let Some(why) = operate::why_no_newest_states(&target) {
+                return Err(Exit::Usage(why));
+            }
+            vec![target]
+        }
         None => operate::targets(&store).await?,
     };
     let lags = store.stream_lags().await.map_err(failed)?;
     let mut found = Vec::new();
-    for target in names.into_iter().map(|target| target.registration.name) {
+    for target in &targets {
         found.push(look(&store, &lags, target, args.older_than).await?);
     }
     let stale: i64 = found.iter().map(|target| target.stale_users).sum();
@@ -77,16 +83,22 @@ pub(crate) async fn run(common: &Common, args: &ReconcileArgs) -> Result<Exit, E
 async fn look(
     store: &Store,
     lags: &[StreamLag],
-    target: String,
+    target: &RegisteredTarget,
     older_than: Duration,
 ) -> Result<Reconciled, Exit> {
+    let every_event = operate::why_no_newest_states(target);
+    let target = target.registration.name.clone();
     let lag = lags.iter().find(|lag| lag.stream == target).map_or(0, |lag| lag.rows);
-    let left_out = if lag > LAG_ROWS_MAX {
+    let left_out = if every_event.is_some() {
+        every_event
+    } else if lag > LAG_ROWS_MAX {
         Some(format!("{lag} changes are still to be published to it"))
     } else if store.may_reconcile(&target).await.map_err(failed)? {
         None
     } else {
-        Some("its breaker is open, or another reconcile of it is under way".to_owned())
+        Some(
+            "its breaker is open, or another reconcile, a resync or an import of it is unfinished".to_owned(),
+        )
     };
     let stale_users = match left_out {
         Some(_) => 0,

@@ -4,7 +4,7 @@ use crate::{
     dead_letters::Pace,
     exit::{Exit, failed},
     moment::parse_moment,
-    operate::{self, Acting},
+    operate::{self, Acting, parse_name},
     output::{print, print_json},
 };
 use postbound_store::{JobOptions, ResyncFilter};
@@ -14,16 +14,16 @@ use time::OffsetDateTime;
 #[derive(Debug, clap::Args)]
 pub(crate) struct ResyncArgs {
     /// The target to send to
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = parse_name)]
     target: String,
     /// Users of this tenant
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = parse_name)]
     tenant: Option<String>,
     /// Users of all tenants
     #[arg(long, conflicts_with = "tenant")]
     all: bool,
     /// Only this user; may be repeated
-    #[arg(long = "user", value_name = "ID", requires = "tenant")]
+    #[arg(long = "user", value_name = "ID", requires = "tenant", value_parser = parse_name)]
     users: Vec<String>,
     /// Only users changed at or after this time (2026-11-21T22:00:00Z, 2026-11-21) or since this age (2h, 3d)
     #[arg(long, value_name = "TIME", value_parser = parse_moment)]
@@ -52,7 +52,10 @@ pub(crate) async fn run(common: &Common, args: &ResyncArgs) -> Result<Exit, Exit
         return Err(Exit::Usage("say whose users: --tenant, or --all for those of all tenants".to_owned()));
     }
     let (_, store) = operate::open(common).await?;
-    operate::target(&store, &args.target).await?;
+    let target = operate::target(&store, &args.target).await?;
+    if let Some(why) = operate::why_no_newest_states(&target) {
+        return Err(Exit::Usage(why));
+    }
     let filter = ResyncFilter {
         target: args.target.clone(),
         tenant: args.tenant.clone(),

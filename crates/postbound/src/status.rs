@@ -1,12 +1,16 @@
 use crate::{
     args::Common,
     exit::{Exit, failed},
+    moment,
     output::print,
     roles,
 };
 use comfy_table::{Table, presets::NOTHING};
-use postbound_store::{DrainingTarget, Snapshot};
+use postbound_store::{ClosedScope, DrainingTarget, Snapshot, TargetStatus};
 use std::collections::BTreeMap;
+
+/// Closed tenants told one by one, per target.
+const CLOSED_SHOWN: usize = 5;
 
 /// `postbound status`
 pub(crate) async fn run(common: &Common, json: bool) -> Result<Exit, Exit> {
@@ -30,16 +34,7 @@ fn render(status: &Snapshot) -> String {
         streams.add_row([lag.stream.clone(), lag.rows.to_string(), format!("{:.1}", lag.seconds)]);
     }
     blocks.push(streams.to_string());
-    let mut targets = table(["target", "in sync", "pending", "dead"]);
-    for counts in &status.targets {
-        targets.add_row([
-            counts.target.clone(),
-            counts.in_sync.to_string(),
-            counts.pending.to_string(),
-            counts.dead.to_string(),
-        ]);
-    }
-    blocks.push(targets.to_string());
+    blocks.push(targets(&status.targets));
     blocks.extend(status.draining.iter().map(draining));
     let mut workers = table(["worker", "targets", "partitions"]);
     for worker in &status.workers {
@@ -62,6 +57,48 @@ fn render(status: &Snapshot) -> String {
     blocks.push(partitions.to_string());
     blocks.push(format!("log partitions ready for {} more days", status.log_partition_days_ahead));
     blocks.join("\n\n")
+}
+
+fn targets(targets: &[TargetStatus]) -> String {
+    let mut rows =
+        table(["target", "in sync", "pending", "dead", "parked users", "open letters", "requests"]);
+    for target in targets {
+        let TargetStatus { counts, parked_users, open_letters, closed } = target;
+        let requests = match (closed.is_empty(), closed.iter().any(|closed| closed.tenant.is_none())) {
+            (true, _) => "go out",
+            (false, true) => "held back",
+            (false, false) => "held back in part",
+        };
+        let numbers = [counts.in_sync, counts.pending, counts.dead, *parked_users, *open_letters];
+        let cells = [counts.target.clone()].into_iter().chain(numbers.map(|number| number.to_string()));
+        rows.add_row(cells.chain([requests.to_owned()]));
+    }
+    let mut text = rows.to_string();
+    for target in targets {
+        for closed in target.closed.iter().take(CLOSED_SHOWN) {
+            text.push_str(&format!("\n{}", why_closed(&target.counts.target, closed)));
+        }
+        if let Some(more) = target.closed.len().checked_sub(CLOSED_SHOWN).filter(|more| *more > 0) {
+            text.push_str(&format!(
+                "\n{}: {more} more tenants; postbound targets list",
+                target.counts.target
+            ));
+        }
+    }
+    text
+}
+
+/// Why nothing is sent to a target, or to a tenant of it, and since when.
+pub(crate) fn why_closed(target: &str, closed: &ClosedScope) -> String {
+    let tenant = closed.tenant.as_ref().map_or_else(String::new, |tenant| format!(", tenant {tenant}"));
+    let since = moment::show(closed.since);
+    match &closed.paused_by {
+        Some(by) => {
+            let why = closed.pause_reason.as_deref().unwrap_or_default();
+            format!("{target}{tenant}: paused by {by}: {why}; closed since {since}")
+        }
+        None => format!("{target}{tenant}: breaker open since {since} ({})", closed.reason),
+    }
 }
 
 fn draining(target: &DrainingTarget) -> String {

@@ -4,7 +4,7 @@ use crate::{
     args::Common,
     exit::{Exit, failed},
     moment::{show as show_moment, show_if},
-    operate::{self, Acting},
+    operate::{self, Acting, parse_name},
     output::{lines, print, print_json, table},
 };
 use postbound_store::{BreakerRow, Resumed, Store, TargetBacklog};
@@ -25,7 +25,7 @@ pub(crate) enum TargetsCommand {
         /// The target
         target: String,
         /// For this tenant only
-        #[arg(long, value_name = "ID")]
+        #[arg(long, value_name = "ID", value_parser = parse_name)]
         tenant: Option<String>,
         /// Why, for those who look at the target
         #[arg(long)]
@@ -41,7 +41,7 @@ pub(crate) enum TargetsCommand {
         /// The target
         target: String,
         /// Of this tenant only
-        #[arg(long, value_name = "ID")]
+        #[arg(long, value_name = "ID", value_parser = parse_name)]
         tenant: Option<String>,
         #[command(flatten)]
         acting: Acting,

@@ -7,7 +7,13 @@ mod retry;
 mod show;
 mod standing;
 
-use crate::{args::Common, exit::Exit, moment::parse_moment, operate, operate::Acting};
+use crate::{
+    args::Common,
+    exit::Exit,
+    moment::parse_moment,
+    operate,
+    operate::{Acting, parse_name},
+};
 use time::OffsetDateTime;
 
 #[derive(Debug, clap::Subcommand)]
@@ -42,7 +48,7 @@ pub(crate) enum UsersCommand {
         #[command(flatten)]
         user: UserArgs,
         /// At this target only
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", value_parser = parse_name)]
         target: Option<String>,
         #[command(flatten)]
         acting: Acting,
@@ -73,8 +79,10 @@ pub(crate) enum UsersCommand {
 #[derive(Debug, clap::Args)]
 pub(crate) struct UserArgs {
     /// Tenant of the user
+    #[arg(value_parser = parse_name)]
     tenant: String,
     /// The user's id
+    #[arg(value_parser = parse_name)]
     user: String,
 }
 

@@ -119,12 +119,14 @@ fn repeats(kind: JobKind) -> bool {
 
 /// Which idempotency key a state goes out under: 0 the first one's, else a new one.
 ///
-/// A replay after an unknown outcome keeps the key, so that a request that had been executed is not executed twice. A
-/// resync never does: a target that lost its users may have kept its answers, and would only repeat them.
+/// A replay after an unknown outcome keeps the last attempt's key, so that a request that had been executed is not
+/// executed twice; else it takes the one after it, which no attempt has had. A resync never keeps one: a target that lost its users may have kept its answers, and would only repeat them.
 fn resend(job: &RunningJob, item: &JobItem) -> u32 {
     match (job.kind, item.letter) {
-        (JobKind::Replay, Some(letter)) if letter.unknown_outcome && !job.new_key => 0,
-        (JobKind::Replay, Some(letter)) => u32::try_from(letter.replay).unwrap_or(0) + 1,
+        (JobKind::Replay, Some(letter)) => {
+            let last = u32::try_from(letter.resend).unwrap_or(0);
+            if letter.unknown_outcome && !job.new_key { last } else { last + 1 }
+        }
         (JobKind::Resync, _) => resend_of_job(job.id),
         _ if job.new_key => resend_of_job(job.id),
         _ => 0,
@@ -176,8 +178,8 @@ mod tests {
         JobItem { item: number, key: UserKey::new("t", "u"), letter: None, state: Some(state) }
     }
 
-    fn letter(replay: i32, unknown_outcome: bool) -> Option<JobLetter> {
-        Some(JobLetter { replay, unknown_outcome, open: true })
+    fn letter(resend: i32, unknown_outcome: bool) -> Option<JobLetter> {
+        Some(JobLetter { resend, unknown_outcome, open: true })
     }
 
     #[test]
@@ -200,7 +202,7 @@ mod tests {
         check(|item| item.state.as_mut().unwrap().wanted = false, ItemMark::Skipped("not_wanted"));
         check(|item| item.state.as_mut().unwrap().erased = true, ItemMark::Skipped("erased"));
         check(
-            |item| item.letter = Some(JobLetter { replay: 0, unknown_outcome: true, open: false }),
+            |item| item.letter = Some(JobLetter { resend: 0, unknown_outcome: true, open: false }),
             ItemMark::Superseded("letter_closed"),
         );
     }
@@ -228,6 +230,8 @@ mod tests {
         check(&job(JobKind::Replay, true), letter(0, true), 1, false);
         check(&job(JobKind::Replay, false), letter(0, false), 1, false);
         check(&job(JobKind::Replay, false), letter(4, false), 5, false);
+        check(&job(JobKind::Replay, false), letter(4, true), 4, false);
+        check(&job(JobKind::Replay, true), letter(4, true), 5, false);
         check(&job(JobKind::Resync, false), None, of_job, true);
         check(&job(JobKind::Reconcile, false), None, 0, false);
         check(&job(JobKind::Reconcile, true), None, of_job, false);

@@ -43,15 +43,22 @@ impl Unsettled {
         Self { items: 0, counted_at: None, unchanged_since: Instant::now(), patience }
     }
 
-    /// They were counted. With none left, the next are looked for after `patience` again.
+    /// They were counted. Where workers have settled or parked some, lost ones are looked for after `patience` again.
     pub(crate) fn counted(&mut self, items: i64, patience: Duration) {
         if items != self.items {
             self.unchanged_since = Instant::now();
         }
-        if items == 0 {
+        if items < self.items {
             self.patience = patience;
         }
         (self.items, self.counted_at) = (items, Some(Instant::now()));
+    }
+
+    /// So many were lost and wait again: nobody settled them, so the next are looked for twice as late.
+    pub(crate) fn lost(&mut self, items: u64, patience_max: Duration) {
+        self.items = self.items.saturating_sub_unsigned(items).max(0);
+        self.counted_at = None;
+        self.patience = (self.patience * 2).min(patience_max);
     }
 
     /// So many more were sent.
@@ -60,5 +67,27 @@ impl Unsettled {
             self.items += items as i64;
             self.unchanged_since = Instant::now();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(600);
+
+    #[test]
+    fn items_lost_again_and_again_are_looked_for_ever_later_until_some_are_settled() {
+        let mut unsettled = Unsettled::new(PATIENCE);
+        for times in [2, 4, 6] {
+            unsettled.sent(10);
+            unsettled.counted(10, PATIENCE);
+            unsettled.lost(10, PATIENCE * 6);
+            unsettled.counted(0, PATIENCE);
+            assert_eq!(unsettled.patience, PATIENCE * times);
+        }
+        unsettled.sent(10);
+        unsettled.counted(9, PATIENCE);
+        assert_eq!(unsettled.patience, PATIENCE);
     }
 }

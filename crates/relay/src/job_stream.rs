@@ -338,14 +338,14 @@ impl Session {
         if again > 0 {
             tracing::warn!(target.name = %self.context.target, job.items = again, "items of jobs were lost on their way; sending them again");
             self.progress.clear();
-            self.unsettled.counted_at = None;
-            self.unsettled.patience = (self.unsettled.patience * 2).min(LOST_PATIENCE_MAX);
+            self.unsettled.lost(again, LOST_PATIENCE_MAX);
         }
         Ok(())
     }
 }
 
 impl JobContext {
+    /// One that fails too often sends nothing more: it is stopped, or done where nothing is left.
     async fn stop_if_failing(&self, job: &RunningJob) -> Result<bool, Interrupted> {
         let Some(limit) = job.stop_after_failures.filter(|limit| job.dead >= i64::from(*limit)) else {
             return Ok(false);
@@ -354,6 +354,8 @@ impl JobContext {
         let store = &self.store;
         if within(QUERY_TIMEOUT, store.stop_job(job.id, &reason, self.lease_token)).await? {
             tracing::warn!(target.name = %self.target, job.id, job.dead, "job stopped after failures");
+        } else if within(QUERY_TIMEOUT, store.finish_job(job.id, self.lease_token)).await? {
+            tracing::info!(target.name = %self.target, job.id, job.dead, "job done");
         }
         Ok(true)
     }

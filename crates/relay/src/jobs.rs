@@ -4,7 +4,7 @@ use crate::{
 };
 use postbound_broker::Broker;
 use postbound_store::{Store, StoreError, within};
-use postbound_telemetry::{Component, Health};
+use postbound_telemetry::Health;
 use std::{collections::HashMap, time::Duration};
 use tokio::{
     task::JoinHandle,
@@ -53,9 +53,8 @@ impl JobRunner {
                     component.not_ready("cannot read the jobs");
                 }
             }
-            if prune_at <= Instant::now() {
+            if prune_at <= Instant::now() && !self.prune_part().await {
                 prune_at = Instant::now() + PRUNE_EVERY;
-                self.prune(&component, &stop).await;
             }
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -91,24 +90,23 @@ impl JobRunner {
         }
     }
 
-    /// Throws away finished jobs and outages that are old, in small parts.
-    async fn prune(&self, component: &Component, stop: &CancellationToken) {
+    /// Throws away a part of the finished jobs and outages that are old; a small one, since new jobs wait for it. Gives
+    /// whether there may be more.
+    async fn prune_part(&self) -> bool {
+        let (store, token) = (&self.store, self.lease_token);
         let pruned = async {
-            let (store, token) = (&self.store, self.lease_token);
-            while !stop.is_cancelled() && within(QUERY_TIMEOUT, store.prune_jobs(JOBS_KEPT, token)).await? > 0
-            {
-                component.progress();
+            match within(QUERY_TIMEOUT, store.prune_jobs(JOBS_KEPT, token)).await? {
+                0 => within(QUERY_TIMEOUT, store.prune_outages(OUTAGES_KEPT, token)).await,
+                jobs => Ok(jobs),
             }
-            while !stop.is_cancelled()
-                && within(QUERY_TIMEOUT, store.prune_outages(OUTAGES_KEPT, token)).await? > 0
-            {
-                component.progress();
-            }
-            Ok::<_, StoreError>(())
         };
-        if let Err(error) = pruned.await {
-            tracing::warn!(error = %error, "old jobs and outages were not pruned; trying again in an hour");
-        }
+        pruned.await.map_or_else(
+            |error: StoreError| {
+                tracing::warn!(error = %error, "old jobs and outages were not pruned; trying again in an hour");
+                false
+            },
+            |rows| rows > 0,
+        )
     }
 }
 

@@ -43,7 +43,10 @@ impl ReconcileSchedule {
             sleep(step).await;
             self.component.busy();
             match self.round(&mut due_at, every).await {
-                Ok(()) => self.component.ready(),
+                Ok(failed) if failed.is_empty() => self.component.ready(),
+                Ok(failed) => self
+                    .component
+                    .not_ready(format!("cannot search for stale users: targets {}", failed.join(", "))),
                 Err(error) => {
                     tracing::warn!(error = %error, "targets were not searched for stale users; trying again");
                     self.component.not_ready("cannot search targets for stale users");
@@ -53,37 +56,45 @@ impl ReconcileSchedule {
         }
     }
 
-    async fn round(&self, due_at: &mut HashMap<String, Instant>, every: Duration) -> Result<(), Interrupted> {
+    /// Looks at each target that is due. Gives those that could not be searched: they are due again after the whole
+    /// pause, and hold up no other.
+    async fn round(
+        &self,
+        due_at: &mut HashMap<String, Instant>,
+        every: Duration,
+    ) -> Result<Vec<String>, Interrupted> {
         let now = Instant::now();
         let mut registered = within(QUERY_TIMEOUT, self.store.registered_targets()).await?;
         registered.retain(|target| {
             let due = due_at.get(&target.registration.name).is_none_or(|at| *at <= now);
-            due && !target.retired && target.draining.is_none()
+            // One that gets every event is not sent newest states.
+            due && !target.retired && target.draining.is_none() && target.registration.fold
         });
         if registered.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let lags = within(QUERY_TIMEOUT, self.store.stream_lags()).await?;
-        let link = self.broker.connect("postbound relay reconcile").await?;
+        let mut failed = Vec::new();
         for target in registered {
             self.component.progress();
             let name = target.registration.name.clone();
-            if self.is_quiet(&target, &lags, &link).await? {
-                self.reconcile(&name).await?;
-                due_at.insert(name, now + every);
+            match self.look(&target, &lags).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    due_at.insert(name, now + every);
+                }
+                Err(error) => {
+                    tracing::warn!(target.name = name, error = %error, "not searched for stale users; trying again later");
+                    due_at.insert(name.clone(), now + every);
+                    failed.push(name);
+                }
             }
         }
-        link.close().await;
-        Ok(())
+        Ok(failed)
     }
 
-    /// Nothing but a reconcile would deliver what is left behind at this target.
-    async fn is_quiet(
-        &self,
-        target: &RegisteredTarget,
-        lags: &[StreamLag],
-        link: &Link,
-    ) -> Result<bool, Interrupted> {
+    /// Reconciles a target if it is quiet; gives whether it is.
+    async fn look(&self, target: &RegisteredTarget, lags: &[StreamLag]) -> Result<bool, Interrupted> {
         let name = &target.registration.name;
         let level = |lag: &StreamLag| lag.rows == 0 || lag.seconds < LAG_MAX_SECONDS;
         if !lags.iter().any(|lag| lag.stream == *name && level(lag))
@@ -91,14 +102,13 @@ impl ReconcileSchedule {
         {
             return Ok(false);
         }
-        let names = TargetNames::new(name.clone(), target.generation);
-        for partition in 0..target.registration.partitions {
-            let queue = link.queue_state(&names.queue(partition)).await?;
-            // A missing one is the stream's to report.
-            if !queue.exists || queue.messages > 0 {
-                return Ok(false);
-            }
+        let link = self.broker.connect("postbound relay reconcile").await?;
+        let empty = queues_are_empty(target, &link).await;
+        link.close().await;
+        if !empty? {
+            return Ok(false);
         }
+        self.reconcile(name).await?;
         Ok(true)
     }
 
@@ -117,4 +127,17 @@ impl ReconcileSchedule {
         );
         Ok(())
     }
+}
+
+/// Whether nothing of a target waits in its live queues.
+async fn queues_are_empty(target: &RegisteredTarget, link: &Link) -> Result<bool, Interrupted> {
+    let names = TargetNames::new(target.registration.name.clone(), target.generation);
+    for partition in 0..target.registration.partitions {
+        let queue = link.queue_state(&names.queue(partition)).await?;
+        // A missing one is the stream's to report.
+        if !queue.exists || queue.messages > 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 pub struct Letter {
     /// What died.
     pub content: LetterContent,
-    /// The job whose replay it is; 0: it is none.
+    /// The job it failed in; 0: in none.
     pub replay: i64,
     /// Why, a word of a closed set.
     pub reason: String,
@@ -85,10 +85,17 @@ impl Store {
             .bind(letters.iter().map(|l| l.unknown_outcome).collect::<Vec<_>>())
             .bind(letters.iter().map(|l| l.first_failed_at).collect::<Vec<_>>())
             .bind(letters.iter().map(|l| l.last_failed_at).collect::<Vec<_>>())
+            .bind(letters.iter().map(|l| l.event().map_or(0, resend)).collect::<Vec<_>>())
+            .bind(letters.iter().map(|l| Some(l.event()?.job?.job)).collect::<Vec<_>>())
+            .bind(letters.iter().map(|l| Some(l.event()?.job?.item)).collect::<Vec<_>>())
             .execute(&self.pool)
             .await?;
         Ok(done.rows_affected())
     }
+}
+
+fn resend(event: &Event) -> i32 {
+    i32::try_from(event.resend).unwrap_or(i32::MAX)
 }
 
 // One row per event and statement: of a letter that is there twice, the newer one.
@@ -97,9 +104,11 @@ const ARCHIVE_LETTERS: &str = "-- archive_letters
         select distinct on (event_id, unreadable) *
         from unnest($2::integer[], $3::uuid[], $4::bigint[], $5::text[], $6::text[], $7::bigint[], $8::text[], $9::text[],
                     $10::text[], $11::timestamptz[], $12::text[], $13::bytea[], $14::text[], $15::text[], $16::integer[],
-                    $17::text[], $18::integer[], $19::boolean[], $20::timestamptz[], $21::timestamptz[])
+                    $17::text[], $18::integer[], $19::boolean[], $20::timestamptz[], $21::timestamptz[], $22::integer[],
+                    $23::bigint[], $24::bigint[])
             as n (replay, event_id, log_id, tenant_id, user_id, version, action, origin, traceparent, logged_at, data,
-                  unreadable, reason, class, status, detail, attempts, unknown_outcome, first_failed_at, last_failed_at)
+                  unreadable, reason, class, status, detail, attempts, unknown_outcome, first_failed_at, last_failed_at,
+                  resend, job_id, job_item)
         order by event_id, unreadable, replay desc, last_failed_at desc
     ), known as (
         select n.*, exists (
@@ -110,21 +119,23 @@ const ARCHIVE_LETTERS: &str = "-- archive_letters
         -- What RabbitMQ gave up may have been delivered all the same, from another copy.
         where n.class <> 'broker' or not exists (
             select from postbound.delivery_ledger as l
+            join postbound.target as t on t.name = l.target and t.fold
             where l.target = $1 and l.tenant_id = n.tenant_id collate \"C\" and l.user_id = n.user_id collate \"C\"
               and l.delivered_version >= n.version)
     ), kept as (
         insert into postbound.dead_letter as d
             (target, replay, event_id, log_id, tenant_id, user_id, version, action, origin, traceparent, logged_at, data,
-             unreadable, reason, class, status, detail, attempts, unknown_outcome, first_failed_at, last_failed_at)
+             unreadable, reason, class, status, detail, attempts, unknown_outcome, resend, first_failed_at, last_failed_at)
         select $1, replay, event_id, log_id, tenant_id, user_id, version, action, origin, traceparent, logged_at,
                case when erased then '{}'::jsonb else data::jsonb end,
                unreadable, reason, class, status, case when erased then '' else detail end, attempts, unknown_outcome,
-               first_failed_at, last_failed_at
+               resend, first_failed_at, last_failed_at
         from known where unreadable is null
         on conflict on constraint dead_letter_once_per_event do update set
             replay = excluded.replay, reason = excluded.reason, class = excluded.class, status = excluded.status,
             detail = excluded.detail, attempts = d.attempts + excluded.attempts,
-            unknown_outcome = excluded.unknown_outcome, last_failed_at = excluded.last_failed_at,
+            unknown_outcome = excluded.unknown_outcome, resend = excluded.resend,
+            last_failed_at = excluded.last_failed_at,
             replayed_at = null, discarded_at = null, discarded_by = null
             where excluded.replay > d.replay
         returning 1
@@ -133,6 +144,11 @@ const ARCHIVE_LETTERS: &str = "-- archive_letters
         select $1, unreadable, reason, class, detail, last_failed_at from known where unreadable is not null
         on conflict do nothing
         returning 1
+    ), items as (
+        update postbound.job_item as i set state = 'dead', reason = known.reason, settled_at = clock_timestamp()
+        from known
+        where known.class = 'broker' and i.job_id = known.job_id and i.item = known.job_item
+          and i.state in ('waiting', 'sent')
     )
     -- A change only RabbitMQ gave up is dead to the ledger from now on.
     insert into postbound.delivery_ledger as l (target, tenant_id, user_id, dead_version, dead_at, dead_reason)

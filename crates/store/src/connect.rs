@@ -50,6 +50,15 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The SQLSTATE of a statement that Postgres refuses for a value in it, such as a number out of its range; None: it
+    /// failed for another reason. The error's own words may quote that value.
+    pub fn refused_value(&self) -> Option<String> {
+        let Self::Database(sqlx::Error::Database(error)) = self else { return None };
+        let code = error.code()?;
+        // 22 data exception, 54 program limit exceeded (nested too deep, too long), PB our own checks
+        ["22", "54", "PB"].iter().any(|class| code.starts_with(class)).then(|| code.into_owned())
+    }
+
     /// Whether the same call may succeed later: the server is away, restarting or out of connections.
     pub fn is_transient(&self) -> bool {
         let error = match self {

@@ -92,7 +92,7 @@ pub struct LetterDetail {
     #[serde(flatten)]
     #[sqlx(flatten)]
     pub letter: LetterRow,
-    /// Number of the replay that failed last; 0: none was made.
+    /// The job in which it failed last; 0: in none.
     pub replay: i32,
     /// The event.
     pub event_id: Option<Uuid>,

@@ -2,8 +2,11 @@
 //!
 //! The relay publishes to the current generation from its next session on. Its cursor is fenced when the registration
 //! changes: what a session of the generation before gets confirmed after that is not counted, and published again to the
-//! current one. So a message that reaches an old queue late is a duplicate, and an old queue found empty after the
+//! current one. So a live message that reaches an old queue late is a duplicate, and an old queue found empty after the
 //! relay has gone on holds nothing that is needed.
+//!
+//! A job's message that reaches an old backfill queue late is not published again with the log. Its items stay sent until
+//! the relay misses them (`relay.job_lost_after`) and sends them to the current generation.
 
 use crate::{
     Registration, Store, StoreError, WorkerId, target::write_registration, worker_lease::lock_leases,

@@ -52,12 +52,13 @@ pub struct ResyncFilter {
     pub only_missing: bool,
 }
 
-/// Users of a [`ResyncFilter`], parameters 1 to 5, and whether the target wants their newest state.
+/// Users of a [`ResyncFilter`], parameters 1 to 5, and whether the target wants their newest state. None of a target that
+/// gets every event: a newest state sent aside would settle the events before it unsent.
 macro_rules! users_to_resync {
     () => {
         "select s.tenant_id, s.user_id, s.version, postbound.admits(t.actions, t.name, s.action, s.targets) as wanted
             from postbound.user_state as s
-            join postbound.target as t on t.name = $1
+            join postbound.target as t on t.name = $1 and t.fold
             left join postbound.delivery_ledger as l
               on l.target = t.name and l.tenant_id = s.tenant_id and l.user_id = s.user_id
             where ($2::text is null or s.tenant_id = $2) and ($3::text[] is null or s.user_id = any($3))
@@ -66,12 +67,13 @@ macro_rules! users_to_resync {
     };
 }
 
-/// Users of target $1 whose newest state, older than $2 seconds, is nowhere on its way.
+/// Users of target $1 whose newest state, older than $2 seconds, is nowhere on its way. None of a target that gets every
+/// event, and none whose import to it was cancelled and who have not changed since.
 macro_rules! users_that_are_stale {
     () => {
         "select s.tenant_id, s.user_id
             from postbound.user_state as s
-            join postbound.target as t on t.name = $1 and t.retired_at is null
+            join postbound.target as t on t.name = $1 and t.retired_at is null and t.fold
             left join postbound.delivery_ledger as l
               on l.target = t.name and l.tenant_id = s.tenant_id and l.user_id = s.user_id
             where postbound.admits(t.actions, t.name, s.action, s.targets)
@@ -80,7 +82,11 @@ macro_rules! users_that_are_stale {
               and not exists (select from postbound.parked_user as p
                               where p.target = t.name and p.tenant_id = s.tenant_id and p.user_id = s.user_id)
               and not exists (select from postbound.breaker as b
-                              where b.target = t.name and b.tenant_id in ('', s.tenant_id))"
+                              where b.target = t.name and b.tenant_id in ('', s.tenant_id))
+              and not exists (select from postbound.job_item as i join postbound.job as j on j.job_id = i.job_id
+                              where i.tenant_id = s.tenant_id and i.user_id = s.user_id
+                                and i.state = 'skipped' and i.reason = 'cancelled'
+                                and j.kind = 'import' and j.target = t.name and s.version <= coalesce(i.version, 1))"
     };
 }
 
@@ -105,7 +111,7 @@ impl Store {
         .await?)
     }
 
-    /// Makes a resync; None: the filter matches nobody.
+    /// Makes a resync; None: the filter matches nobody, or the target gets every event.
     ///
     /// # Errors
     /// When Postgres refuses; then no job was made.
@@ -166,7 +172,8 @@ impl Store {
         .await?)
     }
 
-    /// Makes a job that sends stale users' newest states; None when nobody is stale, or such a job is still under way.
+    /// Makes a job that sends stale users' newest states; None when nobody is stale, or a job that sends newest states is
+    /// unfinished.
     /// The relay calls it on its schedule; it leaves no row in the audit trail.
     ///
     /// # Errors
@@ -218,7 +225,7 @@ async fn reconcile(
     let under_way: bool = sqlx::query_scalar(
         "-- reconcile_under_way
         select exists (select from postbound.job
-                       where target = $1 and kind = 'reconcile' and state not in ('cancelled', 'done'))",
+                       where target = $1 and kind in ('reconcile', 'resync', 'import') and finished_at is null)",
     )
     .bind(target)
     .fetch_one(&mut *tx)
@@ -226,6 +233,9 @@ async fn reconcile(
     if under_way {
         return Ok(None);
     }
+    // The relay's connections are made for reading by index; the search goes through all users.
+    sqlx::query("-- search_by_any_plan\nset local enable_seqscan = on").execute(&mut *tx).await?;
+    sqlx::query("-- search_by_any_plan\nset local enable_bitmapscan = on").execute(&mut *tx).await?;
     let job_id = insert_job(tx, "reconcile", target, &JobOptions::default(), operation).await?;
     let items = sqlx::query(concat!(
         "-- fill_reconcile_job

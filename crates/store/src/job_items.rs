@@ -22,8 +22,8 @@ pub struct JobItem {
 /// What of a dead letter decides on its replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JobLetter {
-    /// Number of the replay that failed last.
-    pub replay: i32,
+    /// Number of the idempotency key its last attempt was sent under.
+    pub resend: i32,
     /// Whether an attempt ended without anyone knowing how.
     pub unknown_outcome: bool,
     /// Whether anybody still wants it delivered.
@@ -82,7 +82,7 @@ struct ItemRow {
     item: i64,
     tenant_id: String,
     user_id: String,
-    replay: Option<i32>,
+    resend: Option<i32>,
     unknown_outcome: Option<bool>,
     open: bool,
     version: Option<i64>,
@@ -102,6 +102,9 @@ impl Store {
     /// letter's state, the user's newest, or whichever is newer (a replay of current states). At most `rows`, and no
     /// more than the first that brings them to `data_bytes`.
     ///
+    /// A target that gets every event never gets a newest state aside: the ledger would then count the events before it
+    /// as settled. Only users of before Postbound go to it, in the state they were imported with.
+    ///
     /// # Errors
     /// When Postgres cannot be asked.
     pub async fn job_page(
@@ -114,7 +117,7 @@ impl Store {
         let found: Vec<ItemRow> = sqlx::query_as(
             "-- job_page
             select * from (
-                select i.item, i.tenant_id, i.user_id, d.replay, d.unknown_outcome,
+                select i.item, i.tenant_id, i.user_id, d.resend, d.unknown_outcome,
                        exists (select from postbound.open_dead_letter as o where o.letter_id = i.letter_id) as open,
                        s.version, s.event_id, s.log_id, s.action, s.origin, s.traceparent, s.logged_at, s.data, s.wanted,
                        coalesce(e.version >= s.version, false) as erased,
@@ -135,8 +138,10 @@ impl Store {
                     union all
                     select u.version, u.event_id, 0, u.action, u.origin, null, u.logged_at, u.data::text,
                            postbound.admits(t.actions, t.name, u.action, u.targets)
+                               and (t.fold or (j.kind = 'import' and u.version = 1))
                     from postbound.user_state as u
-                    where u.tenant_id = i.tenant_id and u.user_id = i.user_id and (i.letter_id is null or j.use_current)
+                    where u.tenant_id = i.tenant_id and u.user_id = i.user_id
+                      and (i.letter_id is null or (j.use_current and t.fold))
                     order by wanted desc, version desc, log_id desc limit 1
                 ) as s on true
                 left join postbound.erased_user as e on e.tenant_id = i.tenant_id and e.user_id = i.user_id
@@ -209,9 +214,9 @@ impl ItemMark {
 }
 
 fn job_item(row: ItemRow) -> Result<JobItem, StoreError> {
-    let letter = row.replay.zip(row.unknown_outcome);
+    let letter = row.resend.zip(row.unknown_outcome);
     let letter =
-        letter.map(|(replay, unknown_outcome)| JobLetter { replay, unknown_outcome, open: row.open });
+        letter.map(|(resend, unknown_outcome)| JobLetter { resend, unknown_outcome, open: row.open });
     let state = match (row.version, row.event_id, row.log_id, row.action, row.logged_at, row.data) {
         (Some(version), Some(event_id), Some(log_id), Some(action), Some(logged_at), Some(data)) => {
             Some(JobState {

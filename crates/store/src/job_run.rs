@@ -160,7 +160,7 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
-    /// Stops a running job, for an operator to look at. False: it does not run.
+    /// Stops a running job, for an operator to look at. False: it does not run, or has nothing left to send.
     ///
     /// # Errors
     /// When Postgres refuses.
@@ -169,6 +169,7 @@ impl Store {
             "-- stop_job
             update postbound.job set state = 'stopped', state_reason = $2
             where job_id = $1 and state = 'running'
+              and exists (select from postbound.job_item where job_id = $1 and state = 'waiting')
               and exists (select from postbound.relay_lease where token = $3)",
         )
         .bind(job)

@@ -7,16 +7,19 @@ use std::time::Duration;
 const PRUNED_AT_ONCE: i64 = 5000;
 
 impl Store {
-    /// Whether a target may be reconciled by itself: its breaker is closed and no reconcile of it is unfinished.
+    /// Whether a target may be reconciled: it takes newest states, its breaker is closed, and no job that sends it newest
+    /// states (reconcile, resync, import) is unfinished.
     ///
     /// # Errors
     /// When Postgres cannot be asked.
     pub async fn may_reconcile(&self, target: &str) -> Result<bool, StoreError> {
         Ok(sqlx::query_scalar(
             "-- may_reconcile
-            select not exists (select from postbound.breaker where target = $1 and tenant_id = '')
+            select exists (select from postbound.target where name = $1 and fold)
+               and not exists (select from postbound.breaker where target = $1 and tenant_id = '')
                and not exists (
-                   select from postbound.job where target = $1 and kind = 'reconcile' and finished_at is null)",
+                   select from postbound.job
+                   where target = $1 and kind in ('reconcile', 'resync', 'import') and finished_at is null)",
         )
         .bind(target)
         .fetch_one(&self.pool)
@@ -35,7 +38,8 @@ impl Store {
     }
 
     /// Removes a part of the items of jobs that ended longer ago than `age`, and of the jobs without items, if the
-    /// relay's lease is held. Gives how many rows; 0: there are no more. To be called until then.
+    /// relay's lease is held. Gives how many rows; 0: there are no more. To be called until then. Cancelled imports stay:
+    /// they say whom no reconcile may send.
     ///
     /// # Errors
     /// When Postgres refuses.
@@ -47,6 +51,7 @@ impl Store {
                 select i.job_id, i.item from postbound.job as j
                 join postbound.job_item as i on i.job_id = j.job_id
                 where j.finished_at < clock_timestamp() - $1 * interval '1 second'
+                  and not (j.kind = 'import' and j.state = 'cancelled')
                 limit $2
             ) as old
             where i.job_id = old.job_id and i.item = old.item

@@ -186,6 +186,17 @@ impl Store {
         Ok(())
     }
 
+    /// Takes states of a parked user up to a version out: they are settled.
+    ///
+    /// # Errors
+    /// When Postgres refuses.
+    pub async fn unpark(&self, target: &str, key: &UserKey, version: i64) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin().await?;
+        unpark_users(&mut tx, &[(target, key, version)]).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
     /// Writes what became of items of jobs that needed no delivery.
     ///
     /// # Errors
@@ -226,11 +237,20 @@ async fn unpark(tx: &mut sqlx::PgConnection, settlements: &[Settlement]) -> Resu
     if settled.is_empty() {
         return Ok(());
     }
-    let targets: Vec<&str> = settled.iter().map(|s| &*s.target).collect();
-    let tenants: Vec<&str> = settled.iter().map(|s| s.key.tenant.as_str()).collect();
-    let users: Vec<&str> = settled.iter().map(|s| s.key.user.as_str()).collect();
-    let versions: Vec<i64> = settled.iter().map(|s| s.version).collect();
-    for statement in [UNPARK_STATES, UNPARK_USERS, UNPARK_REST] {
+    let settled: Vec<_> = settled.into_iter().map(|s| (&*s.target, &s.key, s.version)).collect();
+    unpark_users(tx, &settled).await
+}
+
+async fn unpark_users(
+    tx: &mut sqlx::PgConnection,
+    settled: &[(&str, &UserKey, i64)],
+) -> Result<(), sqlx::Error> {
+    let targets: Vec<&str> = settled.iter().map(|(target, ..)| *target).collect();
+    let tenants: Vec<&str> = settled.iter().map(|(_, key, _)| key.tenant.as_str()).collect();
+    let users: Vec<&str> = settled.iter().map(|(_, key, _)| key.user.as_str()).collect();
+    let versions: Vec<i64> = settled.iter().map(|(.., version)| *version).collect();
+    // The user's row is the lock between parking and unparking; each further statement sees what was committed before it.
+    for statement in [LOCK_PARKED_USERS, UNPARK_STATES, UNPARK_USERS, UNPARK_REST] {
         sqlx::query(statement)
             .bind(&targets)
             .bind(&tenants)
@@ -241,6 +261,13 @@ async fn unpark(tx: &mut sqlx::PgConnection, settlements: &[Settlement]) -> Resu
     }
     Ok(())
 }
+
+const LOCK_PARKED_USERS: &str = "-- lock_parked_users
+    select from postbound.parked_user as p
+    join unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) as u (target, tenant_id, user_id, version)
+      on p.target = u.target collate \"C\" and p.tenant_id = u.tenant_id collate \"C\"
+     and p.user_id = u.user_id collate \"C\"
+    order by p.target, p.tenant_id, p.user_id for update of p";
 
 const UNPARK_STATES: &str = "-- unpark_states
     delete from postbound.parked_state as s
@@ -291,8 +318,11 @@ async fn write_doubts(tx: &mut sqlx::PgConnection, settlements: &[Settlement]) -
             insert into postbound.doubt as d
                 (target, tenant_id, user_id, key_hash, due_at, version, event_id, log_id, action, send_as, resend, logged_at,
                  data, late_version)
-            values ($1, $2, $3, $4, clock_timestamp() + coalesce($5, 0) * interval '1 millisecond', $6, $7, $8, $9, $10, $11, $12,
-                    $13::jsonb, coalesce($14, 0))
+            select $1, $2, $3, $4, clock_timestamp() + coalesce($5, 0) * interval '1 millisecond', $6, $7, $8, $9, $10, $11,
+                   $12, case when e.user_id is null then $13::jsonb else '{}' end, coalesce($14, 0)
+            from (select) as one
+            left join postbound.erased_user as e on e.tenant_id = $2 and e.user_id = $3 and e.version >= $6
+            where e.user_id is null or $9 = 'deleted'
             on conflict on constraint doubt_pk do update set
                 due_at = case when $5 is null then d.due_at else greatest(d.due_at, excluded.due_at) end,
                 version = excluded.version, event_id = excluded.event_id, log_id = excluded.log_id,
@@ -392,8 +422,10 @@ const SETTLE: &str = "-- settle
     on conflict on constraint delivery_ledger_pk do update set
         delivered_version = greatest(l.delivered_version, excluded.delivered_version),
         present = case when excluded.delivered_version > l.delivered_version then excluded.present else l.present end,
-        delivered_at = case when excluded.delivered_version > l.delivered_version then excluded.delivered_at else l.delivered_at end,
+        -- Also when the very version was sent once more: a letter of the time between is closed by it.
+        delivered_at = case when excluded.delivered_version >= l.delivered_version then excluded.delivered_at else l.delivered_at end,
         dead_version = greatest(l.dead_version, excluded.dead_version),
         dead_at = case when excluded.dead_version > l.dead_version then excluded.dead_at else l.dead_at end,
         dead_reason = case when excluded.dead_version > l.dead_version then excluded.dead_reason else l.dead_reason end
-    where excluded.delivered_version > l.delivered_version or excluded.dead_version > l.dead_version";
+    where excluded.delivered_version > l.delivered_version or excluded.dead_version > l.dead_version
+       or excluded.delivered_version = l.delivered_version and excluded.delivered_version > 0";

@@ -54,7 +54,10 @@ pub use parked::{DueFilter, NextAttempt, ParkedSchedule, ParkedState, ParkedUser
 pub use rate_window::{RateAnswer, RateGrant, RateSpan, RateWindow};
 pub use relay_lease::RelayLease;
 pub use replay::{ReplayMatches, ReplayShare};
-pub use status::{OpenDelivery, PartitionOwner, RelayStatus, Snapshot, StreamLag, TargetCounts, WorkerRow};
+pub use status::{
+    ClosedScope, OpenDelivery, PartitionOwner, RelayStatus, Snapshot, StreamLag, TargetCounts, TargetStatus,
+    WorkerRow,
+};
 pub use target::{RegisteredTarget, Registration, Tenant};
 pub use user::{Erasure, MissingTarget, UserAtTarget, UserChange, UserHead, UserLetter};
 pub use users_import::{ImportOutcome, ImportPlan, ImportedUser, UsersImport};

@@ -93,10 +93,36 @@ pub struct DueFilter<'a> {
     pub without_tenants: &'a [String],
     /// Users at most.
     pub limit: u32,
+    /// Those first who have not failed for their own sake: for a probe, which is to say something of the target.
+    pub blameless_first: bool,
 }
 
 /// How far a taken user's next attempt is put off: a worker that dies with it delays it by so much.
 const TAKEN_FOR: Duration = Duration::from_secs(60);
+
+// Two statements rather than one with a condition in its order, which no index serves.
+macro_rules! take_due {
+    ($order:literal) => {
+        concat!("-- take_due
+            with due as materialized (
+                select tenant_id, user_id, unknown_version from postbound.parked_user
+                where target = $1 and next_attempt_at <= clock_timestamp()
+                  and mod(key_hash, $2) = any($3::bigint[])
+                  and ($4::text is null or tenant_id = $4) and tenant_id <> all($5::text[])
+                order by ", $order, " limit $6 for update skip locked
+            )
+            update postbound.parked_user as p
+            set next_attempt_at = clock_timestamp() + $7 * interval '1 millisecond',
+                -- Whoever takes the user may die with the attempt under way.
+                unknown_version = greatest(p.unknown_version, (
+                    select max(s.version) from postbound.parked_state as s
+                    where s.target = p.target and s.tenant_id = p.tenant_id and s.user_id = p.user_id))
+            from due
+            where p.target = $1 and p.tenant_id = due.tenant_id and p.user_id = due.user_id
+            returning p.tenant_id, p.user_id, p.attempts, p.repeats, p.next_attempt_at, p.first_failed_at, p.last_failed_at,
+                      p.reason, p.class, p.status, p.detail, due.unknown_version")
+    };
+}
 
 impl Store {
     /// Parks users, of one entry each, in one transaction. What the target holds meanwhile is not parked any more.
@@ -147,21 +173,11 @@ impl Store {
     /// When Postgres cannot be asked.
     pub async fn take_due(&self, filter: &DueFilter<'_>) -> Result<Vec<ParkedUser>, StoreError> {
         let owned: Vec<i64> = filter.owned.iter().map(|partition| i64::from(*partition)).collect();
-        let rows = sqlx::query(
-            "-- take_due
-            update postbound.parked_user as p
-            set next_attempt_at = clock_timestamp() + $7 * interval '1 millisecond'
-            from (
-                select tenant_id, user_id from postbound.parked_user
-                where target = $1 and next_attempt_at <= clock_timestamp()
-                  and mod(key_hash, $2) = any($3::bigint[])
-                  and ($4::text is null or tenant_id = $4) and tenant_id <> all($5::text[])
-                order by next_attempt_at limit $6 for update skip locked
-            ) as due
-            where p.target = $1 and p.tenant_id = due.tenant_id and p.user_id = due.user_id
-            returning p.tenant_id, p.user_id, p.attempts, p.repeats, p.next_attempt_at, p.first_failed_at, p.last_failed_at,
-                      p.reason, p.class, p.status, p.detail, p.unknown_version",
-        )
+        let rows = sqlx::query(if filter.blameless_first {
+            take_due!("attempts > 0, next_attempt_at")
+        } else {
+            take_due!("next_attempt_at")
+        })
         .bind(filter.target)
         .bind(i64::from(filter.partitions.max(1)))
         .bind(owned)
@@ -187,15 +203,15 @@ impl Store {
                 delete from postbound.doubt
                 where target = $1 and due_at <= clock_timestamp() and version <= late_version
                   and mod(key_hash, $2) = any($3::bigint[])
-            )
-            update postbound.doubt as d
-            set due_at = clock_timestamp() + $6 * interval '1 millisecond'
-            from (
+            ), due as materialized (
                 select tenant_id, user_id from postbound.doubt
                 where target = $1 and due_at <= clock_timestamp() and version > late_version
                   and mod(key_hash, $2) = any($3::bigint[]) and tenant_id <> all($4::text[])
                 order by due_at limit $5 for update skip locked
-            ) as due
+            )
+            update postbound.doubt as d
+            set due_at = clock_timestamp() + $6 * interval '1 millisecond'
+            from due
             where d.target = $1 and d.tenant_id = due.tenant_id and d.user_id = due.user_id
             returning d.tenant_id, d.user_id, d.version, d.event_id, d.log_id, d.action, d.send_as, d.resend,
                       null::text as origin, null::text as traceparent, d.logged_at,
@@ -302,16 +318,20 @@ async fn replace_states(tx: &mut sqlx::PgConnection, parkings: &[&Parking]) -> R
             (target, tenant_id, user_id, version, event_id, log_id, action, send_as, resend, origin, traceparent, logged_at,
              job_id, job_item, job_repeats, data)
         select n.target, n.tenant_id, n.user_id, n.version, n.event_id, n.log_id, n.action, n.send_as, n.resend, n.origin,
-               n.traceparent, n.logged_at, n.job_id, n.job_item, n.job_repeats, n.data::jsonb
+               n.traceparent, n.logged_at, n.job_id, n.job_item, n.job_repeats,
+               case when e.user_id is null then n.data::jsonb else '{}' end
         from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::bigint[], $7::text[], $8::text[],
                     $9::integer[], $10::text[], $11::text[], $12::timestamptz[], $13::bigint[], $14::bigint[], $15::boolean[],
                     $16::text[])
             as n (target, tenant_id, user_id, version, event_id, log_id, action, send_as, resend, origin, traceparent,
                   logged_at, job_id, job_item, job_repeats, data)
-        where n.job_id is not null or n.resend > 0 or not exists (
+        -- Of an erased user nothing is kept but the delete, without data.
+        left join postbound.erased_user as e
+          on e.tenant_id = n.tenant_id collate \"C\" and e.user_id = n.user_id collate \"C\" and e.version >= n.version
+        where (e.user_id is null or n.action = 'deleted') and (n.job_id is not null or n.resend > 0 or not exists (
             select from postbound.delivery_ledger as l
             where l.target = n.target collate \"C\" and l.tenant_id = n.tenant_id collate \"C\"
-              and l.user_id = n.user_id collate \"C\" and l.delivered_version >= n.version)
+              and l.user_id = n.user_id collate \"C\" and l.delivered_version >= n.version))
         on conflict on constraint parked_state_pk do nothing",
     )
     .bind(states.iter().map(|(parking, _)| &*parking.target).collect::<Vec<_>>())
@@ -356,7 +376,7 @@ async fn write_schedules(tx: &mut sqlx::PgConnection, parkings: &[Parking]) -> R
             select from postbound.parked_state as s
             where s.target = n.target collate \"C\" and s.tenant_id = n.tenant_id collate \"C\"
               and s.user_id = n.user_id collate \"C\")
-        order by n.target, n.tenant_id, n.user_id
+        order by n.target collate \"C\", n.tenant_id collate \"C\", n.user_id collate \"C\"
         on conflict on constraint parked_user_pk do update set
             attempts = excluded.attempts, repeats = excluded.repeats, next_attempt_at = excluded.next_attempt_at,
             first_failed_at = excluded.first_failed_at, last_failed_at = excluded.last_failed_at,

@@ -92,7 +92,8 @@ impl Store {
         Ok(sqlx::query_as_with(REPLAY_SHARES, arguments).fetch_all(&self.pool).await?)
     }
 
-    /// Makes a replay for each target that has open letters of the filter, in their order; none: nothing to replay.
+    /// Makes a replay for each target that has open letters of the filter, in their order; none: nothing to replay. With
+    /// `use_current`, targets that get every event are left out.
     ///
     /// # Errors
     /// When Postgres refuses; then no job was made.
@@ -111,7 +112,8 @@ impl Store {
                 insert into postbound.job
                     (kind, target, filter, state, use_current, new_key, rate_per_second, stop_after_failures, created_as)
                 select 'replay', target, $12, 'running', $13, $14, $15, $16, $17
-                from (select distinct target from chosen order by target) as of_target
+                from (select distinct c.target from chosen as c join postbound.target as t on t.name = c.target
+                      where t.fold or not $13 order by c.target) as of_target
                 returning job_id, target
             ), items as (
                 insert into postbound.job_item (job_id, item, tenant_id, user_id, letter_id, version)

@@ -35,9 +35,11 @@ async fn upsert(tx: &mut sqlx::PgConnection, rows: &[LogRow]) -> Result<(), sqlx
         insert into postbound.user_state as s
             (tenant_id, user_id, version, action, event_id, origin, logged_at, data, targets)
         select n.tenant_id, n.user_id, n.version, n.action, n.event_id, n.origin, n.logged_at,
-               n.data::jsonb, string_to_array(n.targets, ',')
+               case when e.user_id is null then n.data::jsonb else '{}' end, string_to_array(n.targets, ',')
         from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::uuid[], $6::text[], $7::timestamptz[], $8::text[], $9::text[])
             as n (tenant_id, user_id, version, action, event_id, origin, logged_at, data, targets)
+        left join postbound.erased_user as e
+          on e.tenant_id = n.tenant_id collate \"C\" and e.user_id = n.user_id collate \"C\" and e.version >= n.version
         on conflict on constraint user_state_pk do update
             set version = excluded.version, action = excluded.action, event_id = excluded.event_id,
                 origin = excluded.origin, logged_at = excluded.logged_at, targets = excluded.targets,

@@ -1,4 +1,4 @@
-use crate::{DrainingTarget, Store, StoreError};
+use crate::{BreakerRow, DrainingTarget, Store, StoreError};
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -9,8 +9,8 @@ pub struct Snapshot {
     pub relay: RelayStatus,
     /// How far each stream is behind the log.
     pub streams: Vec<StreamLag>,
-    /// Per target, how many users stand where.
-    pub targets: Vec<TargetCounts>,
+    /// Per target, how many users stand where, and whether requests go out.
+    pub targets: Vec<TargetStatus>,
     /// Targets whose partitions are changing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub draining: Vec<DrainingTarget>,
@@ -49,10 +49,57 @@ pub struct TargetCounts {
     pub target: String,
     /// Users whose newest state the target took.
     pub in_sync: i64,
-    /// Users with a change still on its way (an estimate where the target filters actions or targets).
+    /// Users whose newest state the target wants and has not taken yet, those included who are parked. What their newest
+    /// state is, `user_state` says; while that is behind, they count.
     pub pending: i64,
     /// Users whose newest change was dead-lettered.
     pub dead: i64,
+}
+
+/// All that `postbound status` shows of a target.
+#[derive(Debug, Clone, Serialize)]
+pub struct TargetStatus {
+    /// How many users stand where.
+    #[serde(flatten)]
+    pub counts: TargetCounts,
+    /// Users who wait for another attempt.
+    pub parked_users: i64,
+    /// Dead letters somebody has to do something about.
+    pub open_letters: i64,
+    /// Why nothing is sent; empty: requests go out.
+    pub closed: Vec<ClosedScope>,
+}
+
+/// A target, or a tenant of it, that nothing is sent to for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClosedScope {
+    /// The tenant; None: all.
+    pub tenant: Option<String>,
+    /// Since when.
+    #[serde(with = "time::serde::rfc3339")]
+    pub since: OffsetDateTime,
+    /// Reason of the failure, a word of a closed set; `paused` where only an operator did it.
+    pub reason: String,
+    /// The operator who paused it, if one did.
+    pub paused_by: Option<String>,
+    /// What they gave as the reason.
+    pub pause_reason: Option<String>,
+    /// When a probe may go out; None: not before an operator resumes.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub next_probe_at: Option<OffsetDateTime>,
+}
+
+impl From<BreakerRow> for ClosedScope {
+    fn from(row: BreakerRow) -> Self {
+        Self {
+            tenant: row.tenant,
+            since: row.opened_at,
+            reason: row.reason,
+            next_probe_at: row.retry_at.filter(|_| row.paused_by.is_none()),
+            paused_by: row.paused_by,
+            pause_reason: row.pause_reason,
+        }
+    }
 }
 
 /// A worker that is alive.
@@ -102,7 +149,7 @@ impl Store {
         Ok(Snapshot {
             relay: self.relay_status().await?,
             streams: self.stream_lags().await?,
-            targets: self.target_counts().await?,
+            targets: self.target_statuses().await?,
             draining: self.draining_targets().await?,
             workers: self.live_workers().await?,
             partitions: self.partition_owners().await?,
@@ -147,6 +194,22 @@ impl Store {
         Ok(rows.into_iter().map(|(stream, rows, seconds)| StreamLag { stream, rows, seconds }).collect())
     }
 
+    async fn target_statuses(&self) -> Result<Vec<TargetStatus>, StoreError> {
+        let backlogs = self.target_backlogs().await?;
+        let mut breakers = self.breakers().await?;
+        let statuses = self.target_counts().await?.into_iter().map(|counts| {
+            let backlog = backlogs.iter().find(|backlog| backlog.target == counts.target);
+            let closed = breakers.extract_if(.., |breaker| breaker.target == counts.target);
+            TargetStatus {
+                parked_users: backlog.map_or(0, |backlog| backlog.parked_users),
+                open_letters: backlog.map_or(0, |backlog| backlog.open_letters),
+                closed: closed.map(ClosedScope::from).collect(),
+                counts,
+            }
+        });
+        Ok(statuses.collect())
+    }
+
     /// Per target, how many users stand where.
     ///
     /// # Errors
@@ -156,12 +219,18 @@ impl Store {
             "-- target_counts
             select t.name,
                    count(h.user_id) filter (where l.delivered_version >= h.version),
-                   count(h.user_id) filter (where h.version > greatest(coalesce(l.delivered_version, 0), coalesce(l.dead_version, 0))),
+                   count(h.user_id) filter (
+                       where h.version > greatest(coalesce(l.delivered_version, 0), coalesce(l.dead_version, 0))
+                         and (p.user_id is not null or s.version is distinct from h.version
+                              or postbound.admits(t.actions, t.name, s.action, s.targets))),
                    count(h.user_id) filter (where l.dead_version >= h.version and l.delivered_version < l.dead_version)
             from postbound.target as t
             left join postbound.user_head as h on h.version > 0
             left join postbound.delivery_ledger as l
               on l.target = t.name and l.tenant_id = h.tenant_id and l.user_id = h.user_id
+            left join postbound.user_state as s on s.tenant_id = h.tenant_id and s.user_id = h.user_id
+            left join postbound.parked_user as p
+              on p.target = t.name and p.tenant_id = h.tenant_id and p.user_id = h.user_id
             where t.retired_at is null
             group by t.name order by t.name",
         )

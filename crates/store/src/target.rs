@@ -1,5 +1,6 @@
-use crate::{Generation, Store, StoreError};
+use crate::{Generation, Operation, Store, StoreError, audit};
 use postbound_event::Action;
+use serde_json::json;
 use sqlx::PgConnection;
 use std::str::FromStr as _;
 
@@ -79,11 +80,12 @@ impl Store {
         Ok(new)
     }
 
-    /// Retires a target: the relay stops publishing to it, producers can no longer name it.
+    /// Retires a target: the relay stops publishing to it, producers can no longer name it, its unfinished jobs are
+    /// cancelled. Gives how many jobs were, and writes the audit trail.
     ///
     /// # Errors
-    /// When Postgres refuses.
-    pub async fn retire_target(&self, name: &str) -> Result<(), StoreError> {
+    /// When Postgres refuses; then nothing was changed.
+    pub async fn retire_target(&self, name: &str, operation: &Operation) -> Result<u64, StoreError> {
         let mut tx = self.pool.begin().await?;
         sqlx::query("-- retire_target\nupdate postbound.target set retired_at = now() where name = $1")
             .bind(name)
@@ -94,8 +96,10 @@ impl Store {
             .bind(name)
             .execute(&mut *tx)
             .await?;
+        let jobs = cancel_jobs(&mut tx, name).await?;
+        audit::write(&mut tx, operation, &json!({ "cancelled_jobs": jobs })).await?;
         tx.commit().await?;
-        Ok(())
+        Ok(jobs)
     }
 
     /// All targets ever registered, by name.
@@ -133,6 +137,29 @@ impl Store {
             .map(|(id, name, subdomain, kinde_org_id)| Tenant { id, name, subdomain, kinde_org_id })
             .collect())
     }
+}
+
+/// Ends a retired target's jobs: its queues go, so that nothing would ever settle their items. Gives how many jobs.
+async fn cancel_jobs(tx: &mut PgConnection, target: &str) -> Result<u64, sqlx::Error> {
+    let jobs: Vec<i64> = sqlx::query_scalar(
+        "-- cancel_jobs_of_retired
+        update postbound.job
+        set state = 'cancelled', state_reason = 'the target was retired', finished_at = clock_timestamp()
+        where target = $1 and finished_at is null returning job_id",
+    )
+    .bind(target)
+    .fetch_all(&mut *tx)
+    .await?;
+    // Another reason than an operator's: users of an import may be reconciled should the target come back.
+    sqlx::query(
+        "-- cancel_items_of_retired
+        update postbound.job_item set state = 'skipped', reason = 'target_retired', settled_at = clock_timestamp()
+        where job_id = any($1) and state = 'waiting'",
+    )
+    .bind(&jobs)
+    .execute(tx)
+    .await?;
+    Ok(jobs.len() as u64)
 }
 
 /// Gives whether the target was new.

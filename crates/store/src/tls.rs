@@ -1,4 +1,5 @@
-//! What mends a connection to Postgres that failed for TLS or its files.
+//! How errors of Postgres are told: with what mends a connection that failed for TLS or its files, or a login without
+//! the right role.
 
 use crate::StoreError;
 use rustls::{AlertDescription as Alert, CertificateError as Invalid, Error};
@@ -38,12 +39,24 @@ pub(crate) fn told(error: &sqlx::Error) -> String {
             .downcast_ref::<Error>()
             .map(mend)
             .unwrap_or(Some("see sslmode and sslrootcert in database.url")),
-        sqlx::Error::Database(db) if db.code().as_deref() == Some("28000") => {
-            db.message().contains("certificate").then_some("see sslcert and sslkey in database.url")
-        }
+        sqlx::Error::Database(db) => match db.code().as_deref() {
+            Some("28000") => {
+                db.message().contains("certificate").then_some("see sslcert and sslkey in database.url")
+            }
+            Some("42501") => Some(
+                "the login needs postbound_relay for the relay, postbound_worker for workers, postbound_operator for \
+                 commands, postbound_viewer for those that only look",
+            ),
+            _ => None,
+        },
         _ => None,
     };
-    mend.map_or_else(|| error.to_string(), |mend| format!("{error}; {mend}"))
+    let said = match error {
+        // sqlx adds the line of PostgreSQL's own source that refused.
+        sqlx::Error::Database(db) => format!("error returned from database: {}", db.message()),
+        _ => error.to_string(),
+    };
+    mend.map_or_else(|| said.clone(), |mend| format!("{said}; {mend}"))
 }
 
 /// `io::Error` wraps it, at times more than once.

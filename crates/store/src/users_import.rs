@@ -1,6 +1,6 @@
 use crate::{CreatedJob, JobOptions, Operation, Store, StoreError, audit, job_create::insert_job};
 use serde_json::json;
-use sqlx::{Connection as _, PgConnection, Postgres, pool::PoolConnection};
+use sqlx::{Connection as _, PgConnection, Postgres, pool::PoolConnection, types::Json};
 
 /// A user to be imported: the id, and the state as JSON text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub enum ImportOutcome {
 pub struct ImportPlan {
     /// Tenant of all users.
     pub tenant: String,
-    /// Targets the users are for; None: all.
+    /// Targets the users are for; None: all, but they are sent only to those that take newest states.
     pub targets: Option<Vec<String>>,
     /// How the jobs send.
     pub options: JobOptions,
@@ -65,7 +65,7 @@ impl Store {
             return Ok(None);
         }
         let mut tx = connection.begin().await?;
-        let mut jobs = left_over_jobs(&mut tx, &plan).await?;
+        let mut jobs = take_over_jobs(&mut tx, &plan).await?;
         for target in targets_of(&mut tx, &plan).await? {
             if !jobs.iter().any(|(_, known)| *known == target) {
                 jobs.push((
@@ -172,27 +172,38 @@ fn outcome_of(word: &str) -> Result<ImportOutcome, StoreError> {
     })
 }
 
-/// Jobs of an import of the same users that ended halfway.
-async fn left_over_jobs(tx: &mut PgConnection, plan: &ImportPlan) -> Result<Vec<(i64, String)>, sqlx::Error> {
+/// Jobs of an import of the same users that ended halfway; from now on they send as this one asks.
+async fn take_over_jobs(tx: &mut PgConnection, plan: &ImportPlan) -> Result<Vec<(i64, String)>, sqlx::Error> {
     sqlx::query_as(
-        "-- left_over_import_jobs
-        select distinct on (target) job_id, target from postbound.job
-        where kind = 'import' and state = 'filling' and filter ->> 'tenant' = $1
-          and ($2::text[] is null or target = any($2))
-        order by target, job_id",
+        "-- take_over_import_jobs
+        update postbound.job as j
+        set filter = $3, rate_per_second = $4, stop_after_failures = $5
+        from (
+            select distinct on (target) job_id from postbound.job
+            where kind = 'import' and state = 'filling' and filter ->> 'tenant' = $1
+              and ($2::text[] is null or target = any($2))
+            order by target, job_id
+        ) as left_over
+        where j.job_id = left_over.job_id and j.state = 'filling'
+        returning j.job_id, j.target",
     )
     .bind(&plan.tenant)
     .bind(&plan.targets)
+    .bind(Json(&plan.operation.filter))
+    .bind(plan.options.rate_per_second)
+    .bind(plan.options.stop_after_failures)
     .fetch_all(tx)
     .await
 }
 
-/// Targets in use that want a user who came into being.
+/// Targets in use that want a user who came into being. Those that get every event only where they are named: no event
+/// told of these users.
 async fn targets_of(tx: &mut PgConnection, plan: &ImportPlan) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
         "-- import_targets
         select name from postbound.target
-        where retired_at is null and postbound.admits(actions, name, 'created', $1) order by name",
+        where retired_at is null and postbound.admits(actions, name, 'created', $1) and (fold or $1 is not null)
+        order by name",
     )
     .bind(&plan.targets)
     .fetch_all(tx)

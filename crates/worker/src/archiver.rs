@@ -1,4 +1,6 @@
-use crate::{context::TargetContext, partition::LinkWatch, retry::reconnect_pauses};
+use crate::{
+    context::TargetContext, dead_letters::letter_body, partition::LinkWatch, retry::reconnect_pauses,
+};
 use futures_util::FutureExt as _;
 use postbound_broker::{BrokerError, Link, Message, PartitionConsumer};
 use postbound_event::decode_batch;
@@ -87,12 +89,38 @@ async fn session(
         }
         let Some(context) = context.upgrade() else { return Ok(()) };
         let letters: Vec<Letter> = messages.iter().flat_map(letters).collect();
-        within(WRITE_TIMEOUT, context.store.archive_letters(&context.name, &letters)).await?;
+        archive(&context, letters).await?;
         for message in &messages {
             consumer.ack(message.tag).await?;
         }
         component.progress();
     }
+}
+
+/// One letter Postgres refuses holds up no other: it is kept as a message nobody can read.
+async fn archive(context: &TargetContext, letters: Vec<Letter>) -> Result<(), StoreError> {
+    let store = &context.store;
+    match within(WRITE_TIMEOUT, store.archive_letters(&context.name, &letters)).await {
+        Err(error) if !error.is_transient() => {
+            tracing::warn!(error = %error, target.name = %context.name, "dead letters refused; archiving one by one");
+        }
+        done => return done.map(drop),
+    }
+    for letter in letters {
+        let alone = std::slice::from_ref(&letter);
+        match within(WRITE_TIMEOUT, store.archive_letters(&context.name, alone)).await {
+            Err(error) if !error.is_transient() => {
+                let LetterContent::Event(event) = &letter.content else { return Err(error) };
+                let (content, class) =
+                    (LetterContent::Unreadable(letter_body(event)), "unreadable".to_owned());
+                let detail = format!("the archive refuses it: {error}");
+                let kept = Letter { content, class, detail, ..letter };
+                within(WRITE_TIMEOUT, store.archive_letters(&context.name, &[kept])).await?;
+            }
+            done => drop(done?),
+        }
+    }
+    Ok(())
 }
 
 /// The letters of a message: one of our own making has one event, one RabbitMQ dead-lettered has those of a batch.

@@ -32,7 +32,12 @@ struct Entry {
 /// What became of one try.
 pub(crate) enum Tried {
     /// The target answered, or did not.
-    Outcome(Outcome),
+    Outcome {
+        /// What it came to.
+        outcome: Outcome,
+        /// Whether it was the probe of a target that fails.
+        probe: bool,
+    },
     /// Nothing was sent: the target is closed to the user for a while.
     Held,
 }
@@ -129,8 +134,8 @@ async fn request(context: Arc<TargetContext>, mut entries: Vec<Entry>) {
         let wanted = |entry: &Entry| !entry.reply.is_closed() && (!first || entry.claim.send());
         let claim_all = || entries.iter().all(wanted);
         let backfill = entries.first().is_some_and(|entry| entry.backfill);
-        let outcomes = match context.send(&deliveries, backfill, claim_all).await {
-            Sent::Outcomes(outcomes) => outcomes,
+        let (outcomes, probe) = match context.send(&deliveries, backfill, claim_all).await {
+            Sent::Outcomes { outcomes, probe } => (outcomes, probe),
             Sent::NotStarted => {
                 resend_unclaimed(&context, entries);
                 continue;
@@ -150,7 +155,7 @@ async fn request(context: Arc<TargetContext>, mut entries: Vec<Entry>) {
             continue;
         }
         for (entry, outcome) in entries.into_iter().zip(outcomes) {
-            let _ = entry.reply.send(Tried::Outcome(outcome));
+            let _ = entry.reply.send(Tried::Outcome { outcome, probe });
         }
     }
 }

@@ -24,8 +24,11 @@ use std::{
 use time::OffsetDateTime;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
-    time::Instant,
+    time::{Instant, sleep},
 };
+
+/// How long the probe of a job's request may wait for its turn.
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Everything the deliveries of one target share, over all partitions of this worker.
 pub(crate) struct TargetContext {
@@ -56,7 +59,12 @@ pub(crate) struct TargetContext {
 /// What became of a request.
 pub(crate) enum Sent {
     /// One outcome for each delivery, in their order.
-    Outcomes(Vec<Outcome>),
+    Outcomes {
+        /// They are.
+        outcomes: Vec<Outcome>,
+        /// Whether the request was the probe of a target that fails: its failure is nobody's own.
+        probe: bool,
+    },
     /// `start` had it stopped.
     NotStarted,
     /// The target is closed to the tenant for a while: nothing was sent, park the users.
@@ -159,6 +167,11 @@ impl TargetContext {
         kibibytes_max(&self.plan, backfill)
     }
 
+    /// Whether the largest message of a job the relay makes would find room.
+    pub(crate) fn has_room_for_backfill(&self) -> bool {
+        self.backfill_kibibytes.available_permits() >= self.kibibytes_max(true).min(256)
+    }
+
     /// Whether no message is held.
     pub(crate) fn holds_nothing(&self) -> bool {
         self.kibibytes.available_permits() >= self.kibibytes_max(false)
@@ -182,9 +195,14 @@ impl TargetContext {
             if matches!(passage, Passage::Held) {
                 return Sent::Held;
             }
+            // A probe that waits for the share of jobs would keep live requests from being it; and whoever waits for long
+            // waits in Postgres, where no message is held for it.
+            let is_probe = matches!(passage, Passage::Probe(_));
+            let patience = if is_probe && backfill { PROBE_PATIENCE } else { self.plan.breaker.fold_after };
             let turn = tokio::select! {
                 turn = self.turn(backfill, &passage) => turn,
                 () = self.breakers.shut(id, &passage) => continue,
+                () = sleep(patience) => return Sent::Held,
             };
             if !self.breakers.admit(id, &mut passage, timeout).await || !turn.token.is_valid() {
                 continue;
@@ -198,7 +216,7 @@ impl TargetContext {
             let outcomes = self.plan.client.deliver(deliveries, &tenant).await;
             self.record(&outcomes, started);
             self.breakers.judge(deliveries, &outcomes, passage);
-            return Sent::Outcomes(outcomes);
+            return Sent::Outcomes { outcomes, probe: is_probe };
         }
     }
 
@@ -208,8 +226,8 @@ impl TargetContext {
         let of_backfill = if backfill { self.backfill_requests.acquire().await.ok() } else { None };
         let of_all = self.requests.acquire().await.ok();
         let token = self.rate.take(backfill).await;
-        // A probe has to be claimed before it goes out.
-        let claiming = if matches!(passage, Passage::Probe(_)) { CLAIM_TIMEOUT } else { Duration::ZERO };
+        // A probe has to be claimed before it goes out, for the tenant and for the target.
+        let claiming = if matches!(passage, Passage::Probe(_)) { 2 * CLAIM_TIMEOUT } else { Duration::ZERO };
         self.fence.pass(self.plan.timeout + claiming).await;
         Turn { _permits: (of_backfill, of_all), token }
     }

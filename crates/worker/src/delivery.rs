@@ -16,6 +16,9 @@ use std::{sync::Arc, time::Duration};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio_util::sync::CancellationToken;
 
+/// Reason and class of a delivery whose target claims a version nobody has given.
+const DIVERGED: &str = "diverged";
+
 /// How long a question to Postgres about one delivery may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -52,12 +55,18 @@ pub(crate) async fn settle_echo(
     held: Held,
 ) -> (UserKey, Result<Ended, Abandoned>) {
     let present = event.action != postbound_event::Action::Deleted;
+    // A request of unknown outcome may still put an older state over this one, too.
+    let doubt = held.doubt_until.map(|_| {
+        let newest = Event { resend: 1, ..event.clone() };
+        let state = Box::new(ParkedState { event: newest, send_as: None });
+        Doubt::Raised { state, late: None }
+    });
     let settlement = Settlement {
         target: Arc::clone(&context.name),
         key: event.key.clone(),
         version: event.version,
         verdict: Verdict::Delivered { present, external_id: None },
-        aftermath: None,
+        aftermath: doubt.map(|doubt| Box::new(Aftermath { doubt: Some(doubt), ..Aftermath::default() })),
     };
     let committed = context.ledger.settle(settlement).await.map_err(|_| Abandoned);
     context.counters.skipped.increment(1);
@@ -89,6 +98,8 @@ struct Tries {
     first_at: Option<OffsetDateTime>,
     last_at: Option<OffsetDateTime>,
     unknown_version: i64,
+    /// When the last try ended with an answer that speaks of the target as a whole.
+    blamed_target_at: Option<OffsetDateTime>,
 }
 
 impl Delivering {
@@ -106,26 +117,27 @@ impl Delivering {
         };
         loop {
             let openings = self.context.breakers.openings(&delivery.key.tenant);
-            let failure = match self.attempt(&delivery).await? {
-                Tried::Held => {
-                    let schedule = held_back(self.next.schedule.take());
-                    let unknown_version = self.tries.unknown_version;
-                    return Ok(self.parks(ParkedSchedule { unknown_version, ..schedule }));
-                }
-                Tried::Outcome(Outcome::Delivered { external_id }) => {
-                    return self.delivered(external_id).await;
-                }
-                Tried::Outcome(Outcome::Stale { held_version }) => return self.stale(held_version).await,
-                Tried::Outcome(Outcome::Failed(failure)) => failure,
+            let (outcome, probe) = match self.attempt(&delivery).await? {
+                Tried::Held => return Ok(self.parks_held()),
+                Tried::Outcome { outcome, probe } => (outcome, probe),
+            };
+            let mut failure = match outcome {
+                Outcome::Delivered { external_id } => return self.delivered(external_id).await,
+                Outcome::Stale { held_version } => return self.stale(held_version).await,
+                Outcome::Failed(failure) => failure,
             };
             if failure.class == FailureClass::Unknown {
                 self.tries.unknown_version = self.tries.unknown_version.max(delivery.version);
             }
-            // The breaker holds the next try back; the target is to blame, and not the delivery.
-            if failure.class == FailureClass::WholeTarget
+            if self.tries.is_blamed_alone(&failure, self.context.last_success_at()) {
+                failure.class = FailureClass::Permanent;
+            } else if failure.class == FailureClass::WholeTarget
                 || openings != self.context.breakers.openings(&delivery.key.tenant)
             {
+                // The breaker holds the next try back; the target is to blame, and not the delivery.
                 continue;
+            } else if probe {
+                return Ok(self.parks_held());
             }
             self.tries.count(self.context.last_success_at());
             let decision = self.context.plan.retry.decide(&failure, self.history(), rand::random());
@@ -156,7 +168,9 @@ impl Delivering {
                 None => {
                     let start = || claim.send();
                     match self.context.send(std::slice::from_ref(delivery), backfill, start).await {
-                        Sent::Outcomes(mut outcomes) => outcomes.pop().map(Tried::Outcome),
+                        Sent::Outcomes { mut outcomes, probe } => {
+                            outcomes.pop().map(|outcome| Tried::Outcome { outcome, probe })
+                        }
                         Sent::Held => Some(Tried::Held),
                         Sent::NotStarted => None,
                     }
@@ -250,10 +264,10 @@ impl Delivering {
             return None;
         }
         let event = &self.next.event;
-        if event.resend > 0 && event.job.is_none() {
+        let late_version = self.tries.unknown_version;
+        if event.resend > 0 && event.job.is_none() && late_version == 0 {
             return Some(Doubt::Cleared);
         }
-        let late_version = self.tries.unknown_version;
         let late = (late_version > 0).then_some((self.context.plan.doubt_after, late_version));
         if late.is_none() && self.held.doubt_until.is_none() {
             return None;
@@ -293,6 +307,13 @@ impl Delivering {
             () = tokio::time::sleep(pause) => Ok(()),
             () = self.stop.cancelled() => Err(Abandoned),
         }
+    }
+
+    /// Nothing failed for the user's own sake: the next try is due as soon as the target is open.
+    fn parks_held(mut self) -> Ended {
+        let schedule = held_back(self.next.schedule.take());
+        let unknown_version = self.tries.unknown_version;
+        self.parks(ParkedSchedule { unknown_version, ..schedule })
     }
 
     fn parks_failed(self, failure: &Failure, pause: Duration) -> Ended {
@@ -357,7 +378,7 @@ impl Delivering {
             ("postbound-event-id", event.id.to_string()),
             ("postbound-replay", event.job.map_or(0, |part| part.job).to_string()),
             ("postbound-reason", failure.reason.to_owned()),
-            ("postbound-class", failure.class.as_str().to_owned()),
+            ("postbound-class", letter_class(failure).to_owned()),
             ("postbound-status", failure.status.map_or_else(String::new, |status| status.to_string())),
             ("postbound-attempts", self.tries.attempts.to_string()),
             ("postbound-detail", failure.detail.clone()),
@@ -388,11 +409,16 @@ impl Delivering {
     }
 }
 
+/// As operators search for it.
+fn letter_class(failure: &Failure) -> &'static str {
+    if failure.reason == DIVERGED { DIVERGED } else { failure.class.as_str() }
+}
+
 /// Target and source have parted ways: no retry mends that.
 fn diverged(detail: String) -> Failure {
     Failure {
         class: FailureClass::Permanent,
-        reason: "diverged",
+        reason: DIVERGED,
         status: None,
         retry_after: None,
         detail,
@@ -411,7 +437,21 @@ impl Tries {
             first_at: schedule.and_then(|schedule| schedule.first_failed_at),
             last_at: schedule.and_then(|schedule| schedule.last_failed_at),
             unknown_version: next.unknown_version,
+            blamed_target_at: None,
         }
+    }
+
+    /// Whether a refusal that should speak of the whole target is this user's alone: the target took others' states since
+    /// the last one. A firewall, for one, answers 403 to a content.
+    fn is_blamed_alone(&mut self, failure: &Failure, last_success_at: Option<OffsetDateTime>) -> bool {
+        let is_refusal = failure.class == FailureClass::WholeTarget
+            && failure.retry_after.is_none()
+            && failure.status.is_some_and(|status| status != 429);
+        if !is_refusal {
+            return false;
+        }
+        let before = self.blamed_target_at.replace(OffsetDateTime::now_utc());
+        before.is_some() && last_success_at > before
     }
 
     /// One more failed; the target last took somebody's state at `last_success_at`.

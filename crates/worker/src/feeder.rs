@@ -68,7 +68,7 @@ impl Feeder {
         // All who are taken at once may be of one partition, while it still has those of the last time.
         let (sender, receiver) = mpsc::channel(2 * TAKE_MAX as usize);
         lock(&self.shared.ports).insert(partition, Port { partitions, sender });
-        self.shared.changed.notify_one();
+        self.expect_due(Duration::ZERO);
         receiver
     }
 
@@ -103,15 +103,15 @@ impl Feeder {
 
 async fn feed(feeder: Feeder, context: Weak<TargetContext>) {
     let mut look_at = Instant::now();
+    let mut looked_at = look_at;
     loop {
         tokio::select! {
             () = sleep_until(look_at) => {}
             () = feeder.shared.changed.notified() => {
-                let due = *lock(&feeder.shared.due);
-                if due.is_none_or(|due| due > Instant::now()) {
-                    look_at = due.map_or(look_at, |due| due.min(look_at));
-                    continue;
+                if let Some(due) = *lock(&feeder.shared.due) {
+                    look_at = look_at.min(due.max(looked_at + LOOK_PAUSE));
                 }
+                continue;
             }
         }
         let Some(context) = context.upgrade() else { return };
@@ -123,9 +123,10 @@ async fn feed(feeder: Feeder, context: Weak<TargetContext>) {
                 LOOK_EVERY
             }
         };
-        look_at = Instant::now() + pause;
+        looked_at = Instant::now();
+        look_at = looked_at + pause;
         if let Some(due) = *lock(&feeder.shared.due) {
-            look_at = look_at.min(due);
+            look_at = look_at.min(due.max(looked_at + LOOK_PAUSE));
         }
     }
 }
@@ -143,6 +144,7 @@ impl Feeder {
                 only_tenant: None,
                 without_tenants: &closed.tenants,
                 limit: TAKE_MAX,
+                blameless_first: false,
             };
             if !closed.whole_target {
                 taken += self.hand_out(context, &filter).await?;
@@ -151,8 +153,10 @@ impl Feeder {
             for tenant in &closed.probes_due {
                 let probe = DueFilter {
                     only_tenant: tenant.as_deref(),
-                    without_tenants: &[],
+                    // Those that are closed by themselves say nothing of the target.
+                    without_tenants: if tenant.is_none() { &closed.tenants } else { &[] },
                     limit: 1,
+                    blameless_first: true,
                     ..filter.clone()
                 };
                 self.hand_out(context, &probe).await?;
@@ -166,7 +170,7 @@ impl Feeder {
         }
         let due = context.store.next_due_in(&context.name).await?.unwrap_or(LOOK_EVERY);
         // Due, and yet nobody was taken: the target is closed to them, or they are others' to try.
-        Ok(if due.is_zero() { LOOK_PAUSE * 5 } else { due.max(LOOK_PAUSE) })
+        Ok(if due.is_zero() { LOOK_EVERY } else { due.max(LOOK_PAUSE) })
     }
 
     async fn hand_out(&self, context: &TargetContext, filter: &DueFilter<'_>) -> Result<usize, StoreError> {

@@ -66,6 +66,8 @@ struct Running {
     tags: Vec<Tag>,
     /// Items that joined it under way, with their versions; those it began with, its delivery settles.
     late_items: Vec<(JobPart, i64)>,
+    /// It is settled without being sent.
+    echo: bool,
 }
 
 /// An event on its way into its lane.
@@ -181,7 +183,7 @@ impl Lane {
         }
         let item = event.job;
         if let Some(running) = &mut self.running
-            && (event.version == running.version
+            && (event.version == running.version && !(running.echo && item.is_some())
                 || event.version < running.version && (self.folds || item.is_none()))
         {
             running.tags.extend(tag);
@@ -195,6 +197,7 @@ impl Lane {
                     return Entered::Settled;
                 }
                 if item.is_some() {
+                    queued.echo = false;
                     queued.stored = false;
                     queued.event.job = queued.event.job.or(item);
                     queued.event.resend = queued.event.resend.max(event.resend);
@@ -234,7 +237,7 @@ impl Lane {
         }
         if self.queue[0].echo && (self.queue.len() == 1 || !self.folds) {
             return self.queue.pop_front().map(|queued| {
-                self.running = Some(Running::of(queued.event.version, queued.tags));
+                self.running = Some(Running { echo: true, ..Running::of(queued.event.version, queued.tags) });
                 Step::Echo(queued.event)
             });
         }
@@ -284,11 +287,12 @@ impl Lane {
     }
 
     /// What waits is stored, as `states`. Gives the messages that are settled by it.
-    pub(crate) fn parked_now(&mut self, states: Vec<ParkedState>) -> Vec<Tag> {
+    /// And the items that joined them under way: the stored state stands for them.
+    pub(crate) fn parked_now(&mut self, states: Vec<ParkedState>) -> (Vec<Tag>, Vec<(JobPart, ItemOutcome)>) {
         self.held.parked = true;
-        let tags = self.running.take().map(|running| running.tags).unwrap_or_default();
+        let Running { tags, late_items, .. } = self.running.take().unwrap_or_default();
         self.restore(states);
-        tags
+        (tags, late_items.into_iter().map(|(item, _)| (item, ItemOutcome::Superseded)).collect())
     }
 
     /// The delivery under way is in the ledger: `held` is what that says now, `outcome` what it came to. Gives the
@@ -298,10 +302,11 @@ impl Lane {
         held: Held,
         outcome: ItemOutcome,
     ) -> (Vec<Tag>, Vec<(JobPart, ItemOutcome)>) {
-        self.held = held;
+        let still_parked = self.held.parked && self.queue.iter().any(|queued| queued.stored);
+        self.held = Held { parked: still_parked, ..held };
         let running = self.running.take().unwrap_or_default();
         let mut tags = running.tags;
-        if self.unknown_version <= running.version {
+        if self.unknown_version <= running.version && !matches!(outcome, ItemOutcome::Dead { .. }) {
             self.unknown_version = 0;
         }
         // What is left of a parked user is due at once, with a clean slate.
@@ -384,6 +389,8 @@ impl Lane {
                 Some(if due { held_back(Some(parked)) } else { parked })
             })
             .unwrap_or_else(|| held_back(None));
+        let unknown_version = schedule.unknown_version.max(self.unknown_version);
+        let schedule = ParkedSchedule { unknown_version, ..schedule };
         let rewrites = self.queue.iter().any(|queued| !queued.stored);
         let newest = self.queue.back().map_or(0, |queued| queued.event.version);
         let mut running = Running { version: newest, ..Running::default() };
@@ -439,7 +446,7 @@ impl Folded {
 
 impl Running {
     fn of(version: i64, tags: Vec<Tag>) -> Self {
-        Self { version, tags, late_items: Vec::new() }
+        Self { version, tags, ..Self::default() }
     }
 }
 

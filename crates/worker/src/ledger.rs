@@ -5,7 +5,7 @@ use postbound_store::{
     Held, ItemOutcome, ParkedState, ParkedUser, Parking, Settlement, Store, StoreError, within,
 };
 use postbound_telemetry::names;
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -92,6 +92,11 @@ impl Ledger {
         persist("parked users not read", || self.store.parked(target, users)).await.ok_or(LedgerGone)
     }
 
+    /// Takes settled states of a parked user out.
+    pub(crate) async fn unpark(&self, target: &str, key: &UserKey, version: i64) -> Result<(), LedgerGone> {
+        persist("user not unparked", || self.store.unpark(target, key, version)).await.ok_or(LedgerGone)
+    }
+
     /// Writes what became of items of jobs that needed no delivery.
     pub(crate) async fn settle_items(&self, items: &[(JobPart, ItemOutcome)]) -> Result<(), LedgerGone> {
         persist("items of jobs not settled", || self.store.settle_items(items)).await.ok_or(LedgerGone)
@@ -126,15 +131,21 @@ async fn serve_writes(store: Store, mut queue: mpsc::Receiver<Write>, batch_max:
     let batch_size: Histogram = metrics::histogram!(names::LEDGER_BATCH_SIZE);
     let mut batch = Vec::with_capacity(batch_max);
     while queue.recv_many(&mut batch, batch_max).await > 0 {
-        let (settlements, replies): (Vec<_>, Vec<_>) =
-            batch.drain(..).map(|write| (write.settlement, write.reply)).unzip();
-        let started = Instant::now();
-        let committed = persist("ledger not written", || store.settle(&settlements)).await;
-        commit_seconds.record(started.elapsed().as_secs_f64());
-        batch_size.record(settlements.len() as f64);
-        if committed.is_some() {
-            for reply in replies {
-                let _ = reply.send(());
+        let mut rounds = rounds(batch.drain(..), |write| (&write.settlement.target, &write.settlement.key));
+        while let Some(round) = rounds.pop() {
+            let (settlements, replies): (Vec<_>, Vec<_>) =
+                round.into_iter().map(|write| (write.settlement, write.reply)).unzip();
+            let started = Instant::now();
+            let committed = persist("ledger not written", || store.settle(&settlements)).await;
+            commit_seconds.record(started.elapsed().as_secs_f64());
+            batch_size.record(settlements.len() as f64);
+            let round = settlements.into_iter().zip(replies);
+            if committed.is_some() {
+                for (_, reply) in round {
+                    let _ = reply.send(());
+                }
+            } else {
+                halve(&mut rounds, round.map(|(settlement, reply)| Write { settlement, reply }).collect());
             }
         }
     }
@@ -143,13 +154,48 @@ async fn serve_writes(store: Store, mut queue: mpsc::Receiver<Write>, batch_max:
 async fn serve_parkings(store: Store, mut queue: mpsc::Receiver<Parked>, batch_max: usize) {
     let mut batch = Vec::with_capacity(batch_max);
     while queue.recv_many(&mut batch, batch_max).await > 0 {
-        let (parkings, replies): (Vec<_>, Vec<_>) =
-            batch.drain(..).map(|parked| (parked.parking, parked.reply)).unzip();
-        if persist("users not parked", || store.park(&parkings)).await.is_some() {
-            for (parking, reply) in parkings.into_iter().zip(replies) {
-                let _ = reply.send(parking.states);
+        let mut rounds = rounds(batch.drain(..), |parked| (&parked.parking.target, &parked.parking.key));
+        while let Some(round) = rounds.pop() {
+            let (parkings, replies): (Vec<_>, Vec<_>) =
+                round.into_iter().map(|parked| (parked.parking, parked.reply)).unzip();
+            let committed = persist("users not parked", || store.park(&parkings)).await;
+            let round = parkings.into_iter().zip(replies);
+            if committed.is_some() {
+                for (parking, reply) in round {
+                    let _ = reply.send(parking.states);
+                }
+            } else {
+                halve(&mut rounds, round.map(|(parking, reply)| Parked { parking, reply }).collect());
             }
         }
+    }
+}
+
+/// Entries that can be written by one statement each: of a user there is one in each, in their order. The first to be
+/// written is the last.
+fn rounds<T>(entries: impl Iterator<Item = T>, key: impl Fn(&T) -> (&Arc<str>, &UserKey)) -> Vec<Vec<T>> {
+    let mut rounds: Vec<Vec<T>> = vec![Vec::new()];
+    let mut seen: HashMap<(Arc<str>, UserKey), usize> = HashMap::new();
+    for entry in entries {
+        let (target, user) = key(&entry);
+        let times = seen.entry((Arc::clone(target), user.clone())).or_insert(0);
+        let round = *times;
+        *times += 1;
+        if rounds.len() <= round {
+            rounds.push(Vec::new());
+        }
+        rounds[round].push(entry);
+    }
+    rounds.reverse();
+    rounds
+}
+
+/// Postgres refused entries together: those that are not at fault are written all the same. One alone that is refused is
+/// dropped with its reply, and its caller starts over.
+fn halve<T>(rounds: &mut Vec<Vec<T>>, mut refused: Vec<T>) {
+    if refused.len() > 1 {
+        let rest = refused.split_off(refused.len() / 2);
+        rounds.extend([rest, refused]);
     }
 }
 
@@ -172,4 +218,21 @@ where
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_user_that_is_written_twice_each_statement_has_one_entry_in_order() {
+        let entry = |(place, user)| (place, Arc::<str>::from("crm"), UserKey::new("t", user));
+        let entries = ["a", "b", "a", "a"].into_iter().enumerate().map(entry);
+        let mut rounds = rounds(entries, |(_, target, key)| (target, key));
+        let mut order = Vec::new();
+        while let Some(round) = rounds.pop() {
+            order.push(round.into_iter().map(|(place, ..)| place).collect::<Vec<_>>());
+        }
+        assert_eq!(order, [vec![0, 1], vec![2], vec![3]]);
+    }
 }

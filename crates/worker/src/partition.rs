@@ -9,9 +9,7 @@ use crate::{
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use postbound_broker::{BrokerError, Link, Message, PartitionConsumer};
 use postbound_event::{DecodeError, Event, JobPart, UserKey, decode_batch};
-use postbound_store::{
-    Aftermath, Held, ItemOutcome, NextAttempt, ParkedState, ParkedUser, Parking, Settlement, Verdict,
-};
+use postbound_store::{Held, ItemOutcome, NextAttempt, ParkedState, ParkedUser, Parking};
 use postbound_telemetry::Component;
 use std::{
     collections::{HashMap, HashSet},
@@ -160,11 +158,12 @@ struct Consumers {
 }
 
 impl Consumers {
-    async fn next(&mut self) -> Result<(Source, Message), BrokerError> {
+    /// The next message; one of a job only if there is room for it, as waiting for that would keep live ones waiting.
+    async fn next(&mut self, backfills: bool) -> Result<(Source, Message), BrokerError> {
         tokio::select! {
             biased;
             message = self.live.next() => Ok((Source::Live, message?)),
-            message = self.backfill.next() => Ok((Source::Backfill, message?)),
+            message = self.backfill.next(), if backfills => Ok((Source::Backfill, message?)),
         }
     }
 
@@ -229,12 +228,13 @@ impl Session<'_> {
         let mut held_check = tokio::time::interval(Duration::from_secs(5));
         loop {
             let takes = self.intake.is_none();
+            let backfills = self.partition.context.has_room_for_backfill();
             let feeds = takes && self.lanes.len() < FED_LANES_MAX + self.held.len() * 100;
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(()),
                 Some(done) = self.work.next() => self.done(done).await?,
                 intake = pending_or(&mut self.intake) => { self.intake = None; self.enter(intake?).await?; }
-                message = self.consumers.next(), if takes => { let (source, message) = message?; self.take(source, message)?; }
+                message = self.consumers.next(backfills), if takes => { let (source, message) = message?; self.take(source, message)?; }
                 Some(fed) = self.fed.recv(), if feeds => self.take_fed(fed),
                 _ = held_check.tick() => {
                     let now = Instant::now();
@@ -361,7 +361,9 @@ impl Session<'_> {
         let mut settled_items: Vec<(JobPart, ItemOutcome)> = Vec::new();
         for event in events {
             let (key, job) = (event.key.clone(), event.job);
-            let from_target = event.origin.as_deref() == Some(plan.registration.origin.as_str());
+            // What a job sends, it sends to the origin too.
+            let from_target =
+                job.is_none() && event.origin.as_deref() == Some(plan.registration.origin.as_str());
             let maybe_sent = delivered_before > 0 && !plan.guards_versions;
             let lane = lane_of(&mut self.lanes, &key, plan.registration.fold, held, parked);
             if delivered_before >= REDELIVERIES_MAX {
@@ -396,7 +398,9 @@ impl Session<'_> {
                     return lane.wake(*user);
                 }
                 // As it was read last, with the ledger: somebody may have delivered it meanwhile.
-                if let Some(user) = parked.remove(&user.key) {
+                if let Some(read) = parked.remove(&user.key) {
+                    // Taking wrote down that an attempt may be under way; what was known before it counts.
+                    let user = ParkedUser { schedule: user.schedule, ..read };
                     let (key, held) = (user.key.clone(), held.get(&user.key).copied().unwrap_or_default());
                     let lane = Lane::parked(held, folds, user, true);
                     if lane.is_idle() {
@@ -434,18 +438,12 @@ impl Session<'_> {
         }
     }
 
-    /// All that is stored of a user was delivered: what was parked late, by a worker that had lost its lease.
+    /// All that is stored of a user is settled: it was parked late, by a worker that had lost its lease.
     fn unpark(&mut self, key: UserKey, held: Held) {
         let context = Arc::clone(&self.partition.context);
-        let settlement = Settlement {
-            target: Arc::clone(&context.name),
-            key,
-            version: held.delivered_version,
-            verdict: Verdict::Delivered { present: held.present, external_id: None },
-            aftermath: Some(Box::new(Aftermath { unparks: true, ..Aftermath::default() })),
-        };
-        self.work
-            .push(Box::pin(async move { Done::Items(Vec::new(), context.ledger.settle(settlement).await) }));
+        self.work.push(Box::pin(async move {
+            Done::Items(Vec::new(), context.ledger.unpark(&context.name, &key, held.settled_version()).await)
+        }));
     }
 
     fn park(&mut self, key: UserKey, park: Park) {
@@ -461,8 +459,9 @@ impl Session<'_> {
         };
         self.work.push(Box::pin(async move {
             let due_in = match parking.schedule.next_attempt {
-                NextAttempt::In(pause) => Some(pause),
-                NextAttempt::At(_) => None,
+                // Due when the target opens, not now.
+                NextAttempt::In(pause) if !pause.is_zero() => Some(pause),
+                _ => None,
             };
             let parked = context.ledger.park(parking).await;
             if let Some(pause) = due_in {
@@ -480,7 +479,14 @@ impl Session<'_> {
             }
             Done::Parking(key, states) => {
                 let states = states?;
-                self.released(&key, |lane| lane.parked_now(states))
+                let mut items = Vec::new();
+                let tags = self.released(&key, |lane| {
+                    let (tags, late_items) = lane.parked_now(states);
+                    items = late_items;
+                    tags
+                });
+                settle_items(&self.partition.context, &items).await?;
+                tags
             }
             Done::Delivery(key, ended) => match ended.map_err(|_| Interrupted::Abandoned)? {
                 Ended::Settled(held, outcome) => {
@@ -490,9 +496,7 @@ impl Session<'_> {
                         items = late_items;
                         tags
                     });
-                    if !items.is_empty() {
-                        self.partition.context.ledger.settle_items(&items).await?;
-                    }
+                    settle_items(&self.partition.context, &items).await?;
                     tags
                 }
                 Ended::Parks(next, schedule) => {
@@ -573,6 +577,10 @@ impl Unheld {
             events: events.map_err(|error| Unreadable { error, body: message.body }),
         }
     }
+}
+
+async fn settle_items(context: &TargetContext, items: &[(JobPart, ItemOutcome)]) -> Result<(), LedgerGone> {
+    if items.is_empty() { Ok(()) } else { context.ledger.settle_items(items).await }
 }
 
 /// What the ledger says of users, and what is parked of those who are.

@@ -43,12 +43,13 @@ impl RetrySchedule {
         }
         // A timeout has held the lane long enough, and the same content is refused again.
         let quick = failure.class == FailureClass::Transient && !history.parked;
-        if quick && history.attempts < self.attempts {
+        if quick && failure.retry_after.is_none() && history.attempts < self.attempts {
             return Verdict::TryAgain(self.quick_pause(history.attempts, random));
         }
         let pause =
             failure.retry_after.unwrap_or_else(|| self.parked_pause(failure.class, history.attempts, random));
-        if history.failing_for >= self.horizon {
+        // A target that takes nobody's state is down, however few there are to show it.
+        if history.failing_for >= self.horizon && history.repeats > 1 {
             Verdict::GiveUpPastHorizon(pause)
         } else {
             Verdict::Park(pause)
@@ -151,7 +152,8 @@ mod tests {
         check(failure(Permanent), (2, 2), 5, Verdict::Park(secs(15)));
         check(failure(Permanent), (3, 3), 5, Verdict::GiveUp);
         check(failure(Permanent), (30, 1), 3600, Verdict::Park(secs(60)));
-        check(failure(Permanent), (30, 1), 24 * 3600, Verdict::GiveUpPastHorizon(secs(60)));
+        check(failure(Permanent), (30, 1), 24 * 3600, Verdict::Park(secs(60)));
+        check(failure(Permanent), (30, 2), 24 * 3600, Verdict::GiveUpPastHorizon(secs(60)));
         check(bounded(), (12, 11), 5, Verdict::Park(secs(60)));
         check(bounded(), (12, 12), 5, Verdict::GiveUp);
         check(failure(Transient), (500, 500), 3600, Verdict::Park(secs(60)));
@@ -160,7 +162,9 @@ mod tests {
 
     #[test]
     fn a_pause_the_target_asks_for_is_kept_exactly() {
-        let asks = Failure { retry_after: Some(secs(30)), ..failure(Unknown) };
-        assert_eq!(seed().decide(&asks, history(1, 1), 0.9), Verdict::Park(secs(30)));
+        for class in [Unknown, Transient] {
+            let asks = Failure { retry_after: Some(secs(30)), ..failure(class) };
+            assert_eq!(seed().decide(&asks, history(1, 1), 0.9), Verdict::Park(secs(30)), "{class:?}");
+        }
     }
 }

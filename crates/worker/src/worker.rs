@@ -15,6 +15,7 @@ use postbound_telemetry::{Component, Health, names};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 use tokio::{
     sync::watch,
@@ -22,6 +23,9 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
+
+/// How long after its start a worker looks often whether RabbitMQ has answered.
+const FIRST_LINK: Duration = Duration::from_secs(5);
 
 /// A worker process: it owns partitions by lease and works on them.
 pub struct Worker {
@@ -54,6 +58,8 @@ struct Served {
     moving_on: bool,
     /// Registered otherwise since: it is not served any more.
     outdated: bool,
+    /// When there last was a connection to RabbitMQ.
+    linked_at: Option<Instant>,
 }
 
 /// How a partition's task ended.
@@ -119,9 +125,16 @@ impl Worker {
         let mut beat = tokio::time::interval(self.settings.heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut draining = false;
+        let started = Instant::now();
         loop {
             tokio::select! {
-                _ = beat.tick() => Box::pin(self.beat(&component, draining)).await,
+                _ = beat.tick() => {
+                    Box::pin(self.beat(&component, draining)).await;
+                    // The first connection is a matter of moments.
+                    if self.served.values().any(|served| served.linked_at.is_none()) && started.elapsed() < FIRST_LINK {
+                        beat.reset_after(FIRST_LINK / 50);
+                    }
+                }
                 Some(ended) = self.tasks.join_next() => Box::pin(self.ended(ended.ok())).await,
                 () = stop.cancelled(), if !draining => {
                     draining = true;
@@ -148,7 +161,10 @@ impl Worker {
             if !draining {
                 self.follow_registry().await?;
             }
-            let serving = self.served.iter().filter(|(_, served)| !draining && !served.outdated);
+            let lease = self.settings.lease;
+            self.served.values_mut().for_each(Served::look_at_link);
+            let works = |served: &Served| !draining && !served.outdated && served.is_linked(lease);
+            let serving = self.served.iter().filter(|(_, served)| works(served));
             let targets: Vec<String> = serving.map(|(name, _)| name.clone()).collect();
             self.store.heartbeat(self.id, &self.label, &targets, lease).await?;
             if !draining {
@@ -222,6 +238,7 @@ impl Worker {
             running: BTreeMap::new(),
             moving_on: false,
             outdated: false,
+            linked_at: None,
         };
         served.report_generation();
         served.start_archiving(&self.health);
@@ -231,6 +248,14 @@ impl Worker {
     async fn balance(&mut self) -> Result<(), StoreError> {
         for (name, served) in &mut self.served {
             if served.outdated || served.moving_on {
+                continue;
+            }
+            if !served.is_linked(self.settings.lease) {
+                // Whoever has a connection is to have the partitions.
+                served
+                    .component
+                    .not_ready("no connection to RabbitMQ; its partitions are left to other workers");
+                served.running.values().for_each(|running| running.drain.cancel());
                 continue;
             }
             let change = self.store.balance_partitions(self.id, name, served.generation).await?;
@@ -301,6 +326,17 @@ impl Worker {
 }
 
 impl Served {
+    fn look_at_link(&mut self) {
+        if self.links.borrow().as_ref().is_some_and(|link| link.is_up()) {
+            self.linked_at = Some(Instant::now());
+        }
+    }
+
+    /// Whether there is a connection to RabbitMQ, or was one a lease's time ago: a short loss moves no partition.
+    fn is_linked(&self, lease: Duration) -> bool {
+        self.linked_at.is_some_and(|at| at.elapsed() < lease)
+    }
+
     /// A target that was registered otherwise, or retired, since this worker took it up is drained: its settings here
     /// are no longer those in force.
     fn check_registration(&mut self, registered: &RegisteredTarget) {

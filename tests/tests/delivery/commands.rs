@@ -67,8 +67,8 @@ async fn status_tells_scripts_where_everything_stands() {
     assert_eq!(
         status["targets"],
         json!([
-            {"target": "backend", "in_sync": 10, "pending": 0, "dead": 0},
-            {"target": "crm", "in_sync": 0, "pending": 10, "dead": 0},
+            {"target": "backend", "in_sync": 10, "pending": 0, "dead": 0, "parked_users": 0, "open_letters": 0, "closed": []},
+            {"target": "crm", "in_sync": 0, "pending": 10, "dead": 0, "parked_users": 0, "open_letters": 0, "closed": []},
         ])
     );
     let streams: Vec<_> =
@@ -88,4 +88,105 @@ async fn status_tells_scripts_where_everything_stands() {
         ])
     );
     assert!(status["log_partition_days_ahead"].as_i64().unwrap() >= 13);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_whose_newest_state_a_target_does_not_want_is_not_pending_there() {
+    let options = Options::default().partitions(1).with("targets.crm.actions", "created,deleted");
+    let installation = Installation::start(options).await;
+    emit(&installation, "user", 3, "created").await;
+    emit(&installation, "user", 1, "updated").await;
+    let pending = async || {
+        let status = installation.status().await;
+        let of = |target: usize| status["targets"][target]["pending"].as_i64().unwrap();
+        [of(0), of(1)]
+    };
+    assert_eq!(pending().await, [3, 3], "nothing is known of their states yet: the heads count");
+    let _relay = installation.relay();
+    let _worker = installation.worker(&["backend"]);
+    installation.until_settled(&["backend"]).await;
+    assert_eq!(pending().await, [0, 2], "the CRM does not want the update");
+    let _worker = installation.worker(&["crm"]);
+    installation.until_settled(&["crm"]).await;
+    assert_eq!(pending().await, [0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_shows_in_status_and_doctor_also_to_a_viewer() {
+    let installation = Installation::start(Options::default().partitions(1)).await;
+    let pause = ["targets", "pause", "crm", "--reason", "migration", "--as", "ada"];
+    let paused = installation.run(Role::Operator, &pause).await;
+    assert!(paused.status.success(), "{paused:?}");
+    let status = installation.status().await;
+    assert_eq!(status["targets"][0]["closed"], json!([]));
+    let closed = &status["targets"][1]["closed"][0];
+    assert_eq!(closed["paused_by"], "ada", "{closed}");
+    assert_eq!(closed["pause_reason"], "migration", "{closed}");
+
+    let examined = installation.run(Role::Viewer, &["doctor", "--json"]).await;
+    let findings: Vec<Value> = serde_json::from_slice(&examined.stdout).unwrap();
+    let of = |check: &str| -> Vec<String> {
+        let of_check = findings.iter().filter(|finding| finding["check"] == check);
+        of_check.map(|finding| format!("{} {}", finding["level"], finding["what"])).collect()
+    };
+    assert!(of("breakers")[0].contains("crm: paused by ada: migration"), "{findings:?}");
+    assert!(
+        of("rights")[0].contains("may look, and act as nothing (member of postbound_viewer)"),
+        "{findings:?}"
+    );
+    assert_eq!(of("parked"), [r#""ok" "nobody waits for another attempt""#]);
+    assert_eq!(of("dead-letters"), [r#""ok" "none is open""#]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_without_the_right_role_is_told_which_to_ask_for() {
+    let installation = Installation::start(Options::default().partitions(1)).await;
+    let refused = installation.run(Role::Viewer, &["targets", "pause", "crm", "--reason", "migration"]).await;
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("permission denied for table breaker; the login needs"), "{said}");
+    assert!(said.contains("postbound_operator for commands"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn topology_apply_says_when_settings_changed() {
+    let installation = Installation::start(Options::default().partitions(1)).await;
+    let apply = async |settings: &[(&str, &str)]| {
+        let output = installation.run_with(Role::Operator, &["topology", "apply"], settings).await;
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(!apply(&[]).await.contains("settings updated"));
+    let changed = apply(&[("targets.crm.origin", "zopkit")]).await;
+    assert!(changed.contains("crm: 0 queues created, 3 were there; settings updated"), "{changed}");
+    assert!(!changed.contains("backend: 0 queues created, 3 were there; settings"), "{changed}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_viewer_may_run_what_only_looks() {
+    let installation = Installation::start(Options::default().partitions(1)).await;
+    emit(&installation, "user", 1, "created").await;
+    let denied = async |command: &[&str]| {
+        let output = installation.run(Role::Viewer, command).await;
+        String::from_utf8_lossy(&output.stderr).contains("permission denied")
+    };
+    for looks in [
+        &["status"][..],
+        &["doctor"],
+        &["topology", "show"],
+        &["targets", "list"],
+        &["jobs", "list"],
+        &["audit", "list"],
+        &["reconcile", "--dry-run"],
+    ] {
+        assert!(!denied(looks).await, "{looks:?}");
+    }
+    // A target's own words, and who was sent what, are for operators.
+    for tells in [
+        &["users", "show", "t0", "user-1"][..],
+        &["users", "history", "t0", "user-1"],
+        &["dead-letters", "list"],
+    ] {
+        assert!(denied(tells).await, "{tells:?}");
+    }
 }

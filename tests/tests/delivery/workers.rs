@@ -160,3 +160,21 @@ async fn a_worker_left_behind_by_a_new_registration_stops_serving_that_target() 
     let _new = installation.spawn(Role::Worker, &["worker"], &changed);
     installation.assert_converged().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_cannot_reach_rabbitmq_takes_no_partition() {
+    let installation = Installation::start(Options::default().partitions(2)).await;
+    let nowhere =
+        [("broker.url", "amqp://nobody:nothing@127.0.0.1:9/none"), ("broker.connect_timeout", "1s")];
+    let lonely = installation.spawn(Role::Worker, &["worker"], &nowhere);
+    lonely
+        .until_ready("it says why it does nothing", |readiness| {
+            readiness.reason("worker.backend").contains("no connection to RabbitMQ")
+        })
+        .await;
+    let worker = installation.worker(&[]);
+    until_shared(&installation, &[&worker], 4).await;
+    let _relay = installation.relay();
+    emit(&installation, "user", 20, "created").await;
+    installation.assert_converged().await;
+}

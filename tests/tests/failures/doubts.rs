@@ -30,15 +30,15 @@ async fn a_request_executed_late_over_a_newer_success_is_put_right_by_the_newest
         .guardless()
         .with("targets.backend.timeout", "500ms")
         .with("targets.backend.connect_timeout", "500ms")
-        .with("targets.backend.retry.schedule", "[\"1500ms\"]")
+        .with("targets.backend.retry.schedule", "[\"1s\"]")
         .with("targets.backend.retry.schedule_jitter", "0.0")
-        .with("targets.backend.doubt_after", "4s");
+        .with("targets.backend.doubt_after", "10s");
     let installation = Installation::start(options).await;
     let _relay = installation.relay();
     let _worker = installation.worker(&[]);
-    // The first request is taken, and executed three seconds after the sender has given it up.
+    // The first request is taken, and executed long after the sender has given it up.
     let late =
-        Fault { for_users: vec!["user-1".to_owned()], times: Some(1), delay_ms: 3_500, ..Fault::default() };
+        Fault { for_users: vec!["user-1".to_owned()], times: Some(1), delay_ms: 9_000, ..Fault::default() };
     installation.backend.fault(late).await;
     emit(&installation, "user", 1, "created").await;
     eventually("it is parked", SOON, async || {

@@ -254,9 +254,32 @@ async fn a_delivery_that_fails_past_its_horizon_is_given_up_whatever_the_failure
     let _worker = installation.worker(&[]);
     installation.backend.fault(refuses("bad-1", 500)).await;
     emit(&installation, "bad", 1, "created").await;
-    let letter =
-        eventually("it is given up", SOON, async || installation.letters("backend").await.into_iter().next())
-            .await;
+    // A target that took nobody's state meanwhile would be taken for down.
+    let letter = eventually("it is given up", SOON, async || {
+        emit(&installation, "other", 1, "updated").await;
+        installation.letters("backend").await.into_iter().next()
+    })
+    .await;
     assert_eq!((letter.reason.as_str(), letter.class.as_str()), ("http_500", "transient"));
     assert!(letter.attempts > 1, "{letter:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_whose_content_a_firewall_refuses_closes_the_target_to_nobody_for_long() {
+    let options = Options::default()
+        .with("targets.backend.retry.schedule", "[\"100ms\"]")
+        .with("targets.backend.retry.permanent_attempts", "2")
+        .with("targets.backend.breaker.pause_min", "100ms");
+    let installation = Installation::start(options).await;
+    let _relay = installation.relay();
+    let _worker = installation.worker(&[]);
+    installation.backend.fault(refuses("bad-1", 403)).await;
+    emit(&installation, "bad", 1, "created").await;
+    let letter = eventually("it is the one at fault", SOON, async || {
+        emit(&installation, "other", 3, "created").await;
+        installation.letters("backend").await.into_iter().next()
+    })
+    .await;
+    assert_eq!((letter.user_id.as_str(), letter.reason.as_str()), ("bad-1", "http_403"));
+    installation.until_settled(&["backend", "crm"]).await;
 }

@@ -94,6 +94,31 @@ async fn nobody_is_left_behind_while_a_change_is_on_its_way() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_cannot_be_searched_holds_up_no_other() {
+    let installation = Installation::start(often()).await;
+    seed_states(&installation, 3).await;
+    execute(
+        &installation,
+        "create function public.refuse() returns trigger language plpgsql as $$ begin raise 'not today'; end $$;
+         create trigger refuse before insert on postbound.job for each row when (new.target = 'backend')
+         execute function public.refuse()",
+    )
+    .await;
+    let _relay = installation.relay();
+    let found = eventually("the CRM is searched", SOON, async || {
+        Some(reconciles(&installation, "crm").await).filter(|jobs| !jobs.is_empty())
+    })
+    .await;
+    assert!(matches!(found[..], [(_, 3)]), "{found:?}");
+    assert!(reconciles(&installation, "backend").await.is_empty());
+    execute(&installation, "drop trigger refuse on postbound.job").await;
+    eventually("the backend is searched again by and by", SOON, async || {
+        (!reconciles(&installation, "backend").await.is_empty()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_and_outages_that_are_long_over_are_thrown_away_and_nothing_else() {
     let installation = Installation::start(Options::default()).await;
     execute(

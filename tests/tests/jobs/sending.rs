@@ -118,7 +118,7 @@ async fn a_replay_sends_the_letter_that_is_still_open_or_the_newer_state_where_t
     // can read.
     execute(
         &installation,
-        "insert into postbound.dead_letter (target, replay, event_id, log_id, tenant_id, user_id, version, action, logged_at,
+        "insert into postbound.dead_letter (target, resend, event_id, log_id, tenant_id, user_id, version, action, logged_at,
              data, reason, class, unknown_outcome, last_failed_at, discarded_at, discarded_by)
          select 'backend', 2, gen_random_uuid(), 70 + n, 't0', 'user-' || n, case n when 2 then 4 else 2 end, 'updated', now(),
                 '{\"name\": \"letter\"}', 'http_422', 'permanent', n = 2, now(),
@@ -170,8 +170,8 @@ async fn a_replay_sends_the_letter_that_is_still_open_or_the_newer_state_where_t
     sent.sort();
     let expected = [
         (false, "user-1", 2, 71, 3),
-        // Nobody knows how its last attempt ended, so it keeps its key.
-        (false, "user-2", 4, 72, 0),
+        // Nobody knows how its last attempt ended, so it keeps that one's key.
+        (false, "user-2", 4, 72, 2),
         (true, "user-1", 3, 0, 3),
         (true, "user-2", 4, 72, 3),
     ];
@@ -185,6 +185,44 @@ async fn a_replay_sends_the_letter_that_is_still_open_or_the_newer_state_where_t
             resend
         ))
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_gets_every_event_gets_letters_and_imported_states_and_no_newest_one() {
+    let installation = Installation::start(Options::every_event()).await;
+    seed_states(&installation, 3).await;
+    execute(
+        &installation,
+        "update postbound.user_state set version = 1, action = 'created' where user_id = 'user-1';
+         insert into postbound.dead_letter (target, event_id, log_id, tenant_id, user_id, version, action, logged_at, data,
+             reason, class, last_failed_at)
+         values ('backend', gen_random_uuid(), 71, 't0', 'user-3', 2, 'updated', now(), '{}', 'http_422', 'permanent', now())",
+    )
+    .await;
+    let import = start_job(&installation, "backend", "import", 2, "").await;
+    let resync = start_job(&installation, "backend", "resync", 2, "").await;
+    let replay = fill_job(&installation, "backend", "replay").await;
+    execute(
+        &installation,
+        &format!("insert into postbound.job_item (job_id, item, tenant_id, user_id, letter_id) values ({replay}, 1, 't0', 'user-3', 1)"),
+    )
+    .await;
+    run_job(&installation, replay, "use_current = true").await;
+    let _relay = installation.relay();
+    until_items(&installation, replay, "sent", 1).await;
+    until_job_is(&installation, resync, "done").await;
+    assert_eq!(items(&installation, resync, "skipped").await, 2);
+    until_items(&installation, import, "sent", 1).await;
+    assert_eq!(items(&installation, import, "skipped").await, 1, "its events since are on their way");
+    let mut sent: Vec<_> = queued(&installation, "backend").await;
+    sent.sort_by_key(|event| number(event, "jobid"));
+    let sent: Vec<_> = sent
+        .iter()
+        .map(|event| {
+            (number(event, "jobid"), event["subject"].as_str().unwrap(), number(event, "userversion"))
+        })
+        .collect();
+    assert_eq!(sent, [(import, "user-1", 1), (replay, "user-3", 2)]);
 }
 
 async fn outcomes(installation: &Installation, job: i64) -> Vec<(i64, String, Option<String>)> {

@@ -77,6 +77,20 @@ async fn a_job_stops_after_so_many_failures_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_reaches_its_failure_limit_with_its_last_item_is_done() {
+    let installation = Installation::start(Options::default()).await;
+    seed_states(&installation, 3).await;
+    let job = start_job(&installation, "backend", "resync", 3, "stop_after_failures = 2").await;
+    let _relay = installation.relay();
+    until_items(&installation, job, "sent", 3).await;
+    let fail = format!(
+        "update postbound.job_item set state = 'dead', reason = 'http_422', settled_at = now() where job_id = {job}"
+    );
+    execute(&installation, &fail).await;
+    until_job_is(&installation, job, "done").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_more_items_are_under_way_than_allowed_and_parked_users_hold_up_nobody() {
     let installation =
         Installation::start(Options::default().with("relay.job_items_unsettled_max", "50")).await;

@@ -15,7 +15,12 @@ async fn every_action_leaves_a_row_that_nobody_can_take_back() {
     assert_eq!(row["counts"]["letters"], 1);
     assert_eq!(numbers(&done(&installation, &["audit", "list", "--after", "2"]).await, "audit_id"), [1]);
     let mut operator = installation.database.connect(postbound_tests::Role::Operator).await;
-    for forbidden in ["delete from postbound.audit", "update postbound.audit set acting_as = 'grace'"] {
+    for forbidden in [
+        "delete from postbound.audit",
+        "update postbound.audit set acting_as = 'grace'",
+        "insert into postbound.audit (login, command) values ('grace', 'jobs cancel')",
+        "insert into postbound.audit (at, command) values (now() - interval '1 day', 'jobs cancel')",
+    ] {
         let error = sqlx::query(forbidden).execute(&mut operator).await.unwrap_err();
         assert_eq!(error.as_database_error().unwrap().code().unwrap(), "42501", "{forbidden}");
     }

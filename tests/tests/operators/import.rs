@@ -1,6 +1,6 @@
 use super::{answer, done, idle, number, numbers, refused, run, sql};
 use postbound_store::{ImportOutcome, ImportPlan, ImportedUser, JobOptions, Operation};
-use postbound_tests::{Crowd, Installation, Role};
+use postbound_tests::{Crowd, Installation, Options, Role};
 use serde_json::json;
 use std::fmt::Write as _;
 
@@ -68,12 +68,19 @@ async fn users_come_from_a_query_too_which_cannot_write() {
          grant select, insert on public.customer to postbound_operator",
     )
     .await;
-    let import = ["users", "import", "--tenant", "t0", "--targets", "crm", "--query"];
+    let import = ["users", "import", "--tenant", "t0", "--targets", "crm", "--yes", "--query"];
     let query =
         "select id as user_id, jsonb_build_object('email', mail) as data from public.customer order by id;";
     let report = done(&installation, &[&import[..], &[query]].concat()).await;
     assert_eq!((&report["imported"], numbers(&report["jobs"], "items")), (&json!(2500), vec![2500]));
     assert_eq!(report["jobs"][0]["target"], "crm");
+    let kept = sqlx::query_scalar::<_, String>(
+        "select (select filter::text from postbound.job) || (select filter::text from postbound.audit)",
+    )
+    .fetch_one(installation.database.superuser())
+    .await
+    .unwrap();
+    assert!(!kept.contains("customer") && kept.matches("sha256").count() == 2, "{kept}");
     assert_eq!(
         number(&installation, "select count(*) from postbound.user_state where targets = '{crm}'").await,
         2500
@@ -114,7 +121,8 @@ async fn an_import_that_ended_halfway_is_taken_up_by_the_next() {
         "the first import is over",
         std::time::Duration::from_secs(10),
         async || {
-            let output = run(&installation, &[&import[..], &["--json"]].concat()).await;
+            let pace = ["--rate", "7.5", "--stop-after-failures", "4", "--json"];
+            let output = run(&installation, &[&import[..], &pace].concat()).await;
             serde_json::from_slice::<serde_json::Value>(&output.stdout).ok()
         },
     )
@@ -122,6 +130,9 @@ async fn an_import_that_ended_halfway_is_taken_up_by_the_next() {
     assert_eq!((&report["imported"], &report["known"]), (&json!(1), &json!(1)));
     assert_eq!(numbers(&report["jobs"], "items"), [2, 2], "the first one's user is sent as well");
     assert_eq!(number(&installation, "select count(*) from postbound.job where state = 'filling'").await, 0);
+    let as_asked =
+        "select count(*) from postbound.job where rate_per_second = 7.5 and stop_after_failures = 4";
+    assert_eq!(number(&installation, as_asked).await, 2, "they send as the second one asks");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -133,7 +144,7 @@ async fn an_import_beside_busy_producers_never_puts_its_older_state_over_theirs(
     }
     let path = file(&installation, &lines);
     let crowd = Crowd { clients: 6, transactions: 40, users: 40, bare_deletes: false };
-    let import = ["users", "import", "--tenant", "t0", &path];
+    let import = ["users", "import", "--tenant", "t0", &path, "--yes"];
     let (report, ()) = tokio::join!(done(&installation, &import), crowd.run(&installation.database));
     assert_eq!(report["refused"], 0);
     // An imported state is version 1; a change of a producer's is none of the import's users' first version, or it is the
@@ -144,4 +155,43 @@ async fn an_import_beside_busy_producers_never_puts_its_older_state_over_theirs(
         (select count(*) from postbound.change_log as c where c.tenant_id = h.tenant_id and c.user_id = h.user_id)
         + (select count(*) from postbound.user_state as s where s.tenant_id = h.tenant_id and s.user_id = h.user_id)";
     assert_eq!(number(&installation, gaps).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_postgres_refuses_is_told_by_the_line_and_holds_up_nobody() {
+    let installation = idle().await;
+    // JSON all the same, but no number Postgres has.
+    let bad = r#"{"user_id": "u-2", "data": {"tiny": 1e-20000, "email": "u-2@secret.example"}}"#;
+    let path = file(&installation, &[&line("u-1"), bad, &line("u-3")].join("\n"));
+    let (code, report) = answer(&installation, &["users", "import", "--tenant", "t0", &path]).await;
+    assert_eq!((code, &report["imported"], numbers(&report["refusals"], "line")), (4, &json!(2), vec![2]));
+    assert_eq!(report["refusals"][0]["reason"], "Postgres refuses it (SQLSTATE 22003)");
+    assert_eq!(numbers(&report["jobs"], "items"), [2, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_than_a_handful_of_users_needs_a_yes() {
+    let installation = idle().await;
+    let lines: Vec<_> = (1..=11).map(|user| line(&format!("u-{user}"))).collect();
+    let path = file(&installation, &lines.join("\n"));
+    let import = ["users", "import", "--tenant", "t0", &path];
+    let (code, said) = refused(&installation, &import).await;
+    assert!(code == 2 && said.contains("this would import more than 10 users of tenant t0"), "{said}");
+    assert_eq!(number(&installation, "select count(*) from postbound.job").await, 0);
+    let report = done(&installation, &[&import[..], &["--yes"]].concat()).await;
+    assert_eq!(report["imported"], 11);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_gets_every_event_gets_imported_users_only_where_it_is_named() {
+    let installation = Installation::start(Options::default().with("targets.crm.coalesce", "false")).await;
+    let check = async |user: &str, targets: &[&str], expected: &[&str]| {
+        let path = file(&installation, &line(user));
+        let import = ["users", "import", "--tenant", "t0", &path];
+        let report = done(&installation, &[&import[..], targets].concat()).await;
+        let jobs = report["jobs"].as_array().unwrap().iter().map(|job| job["target"].as_str().unwrap());
+        assert_eq!(jobs.collect::<Vec<_>>(), expected);
+    };
+    check("u-1", &[], &["backend"]).await;
+    check("u-2", &["--targets", "backend,crm"], &["backend", "crm"]).await;
 }

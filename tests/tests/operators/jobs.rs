@@ -26,7 +26,9 @@ async fn settle(installation: &Installation, items: &str, state: &str) {
 async fn a_job_goes_only_from_states_that_allow_it() {
     let installation = one_job().await;
     let state = async |command, state: &str| {
-        let job = done(&installation, &["jobs", command, "1", "--reason", "lunch", "--as", "ada"]).await;
+        let args = ["jobs", command, "1", "--reason", "lunch", "--as", "ada"];
+        let yes: &[&str] = if command == "cancel" { &["--yes"] } else { &[] };
+        let job = done(&installation, &[&args, yes].concat()).await;
         assert_eq!(job["state"], state, "{command}");
         job
     };
@@ -39,6 +41,8 @@ async fn a_job_goes_only_from_states_that_allow_it() {
     check_refused("pause", "job 1 is paused").await;
     assert_eq!(state("resume", "running").await["state_reason"], serde_json::Value::Null);
     settle(&installation, "1", "sent").await;
+    let (code, said) = refused(&installation, &["jobs", "cancel", "1"]).await;
+    assert!(code == 2 && said.contains("this would end job 1 for good, with 4 items not sent"), "{said}");
     let cancelled = state("cancel", "cancelled").await;
     assert_eq!(
         (cancelled["items"]["skipped"].as_i64(), cancelled["items"]["sent"].as_i64()),

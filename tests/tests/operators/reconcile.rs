@@ -1,5 +1,5 @@
-use super::{done, held, idle, letters, number, parked, sql, states};
-use postbound_tests::Role;
+use super::{done, held, idle, letters, number, parked, refused, sql, states};
+use postbound_tests::{Installation, Options, Role};
 use serde_json::json;
 use std::time::Duration;
 
@@ -64,4 +64,56 @@ async fn the_relay_may_reconcile_and_only_one_at_a_time_does() {
         None
     );
     assert_eq!(number(&installation, "select count(*) from postbound.job").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_of_an_import_are_left_to_it_and_for_good_where_it_was_cancelled() {
+    let installation = idle().await;
+    let seed = [
+        states(3, 1),
+        (1..=3).map(|n| held("backend", &format!("u-{n}"), 1)).collect(),
+        "insert into postbound.job (kind, target, filter, state) values ('import', 'crm', '{}', 'paused');
+         insert into postbound.job_item (job_id, item, tenant_id, user_id) select 1, n, 't0', 'u-' || n from generate_series(1, 3) as n;"
+            .to_owned(),
+    ];
+    sql(&installation, &seed.concat()).await;
+    let look = async || done(&installation, &["reconcile", "--target", "crm", "--dry-run"]).await[0].clone();
+    for state in ["filling", "running", "paused", "stopped"] {
+        sql(&installation, &format!("update postbound.job set state = '{state}'")).await;
+        let found = look().await;
+        assert!(found["left_out"].as_str().is_some_and(|why| why.contains("an import")), "{state}: {found}");
+        assert!(!installation.database.store(Role::Relay).may_reconcile("crm").await.unwrap(), "{state}");
+    }
+    done(&installation, &["jobs", "cancel", "1", "--yes"]).await;
+    assert_eq!((&look().await["left_out"], &look().await["stale_users"]), (&json!(null), &json!(0)));
+    sql(&installation, "update postbound.user_state set version = 2 where user_id = 'u-2'").await;
+    assert_eq!(look().await["stale_users"], 1, "who has changed since is no more of that import's business");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_gets_every_event_is_never_sent_newest_states_by_hand() {
+    let installation = Installation::start(Options::default().with("targets.crm.coalesce", "false")).await;
+    let seed = [
+        states(3, 5),
+        letters("crm", 2, "http_422", "permanent", 422),
+        letters("backend", 1, "http_422", "permanent", 422),
+    ];
+    sql(&installation, &seed.concat()).await;
+    for args in [
+        &["resync", "--target", "crm", "--all", "--yes"][..],
+        &["resync", "--target", "crm", "--tenant", "t0", "--dry-run"],
+        &["reconcile", "--target", "crm", "--yes"],
+        &["dead-letters", "replay", "--all", "--current", "--yes"],
+    ] {
+        let (code, said) = refused(&installation, args).await;
+        assert!(code == 2 && said.contains("crm gets every event (coalesce = false)"), "{args:?}: {said}");
+    }
+    assert_eq!(number(&installation, "select count(*) from postbound.job").await, 0);
+    let found = done(&installation, &["reconcile", "--yes"]).await;
+    assert_eq!((&found[0]["stale_users"], &found[1]["stale_users"]), (&json!(3), &json!(0)));
+    assert!(found[1]["left_out"].as_str().unwrap().contains("every event"), "{found}");
+    let store = installation.database.store(Role::Relay);
+    assert_eq!(store.create_reconcile_job("crm", Duration::from_secs(60), None).await.unwrap(), None);
+    let replay = done(&installation, &["dead-letters", "replay", "--target", "crm"]).await;
+    assert_eq!(replay["jobs"][0]["items"], 2, "its letters are replayed as they are");
 }

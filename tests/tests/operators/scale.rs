@@ -41,7 +41,7 @@ async fn a_hundred_thousand_letters_are_searched_and_replayed_at_once() {
     timed(&installation, &["jobs", "status", "1"]).await;
     let rest = timed(&installation, &[&replay[..], &["--yes"]].concat()).await;
     assert_eq!(super::numbers(&rest["jobs"], "items"), [5000]);
-    timed(&installation, &["jobs", "cancel", "1"]).await;
+    timed(&installation, &["jobs", "cancel", "1", "--yes"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -53,6 +53,7 @@ async fn two_hundred_thousand_users_are_resynced_and_reconciled_by_one_statement
     timed(&installation, &[&resync[..], &["--dry-run"]].concat()).await;
     let made = done(&installation, &[&resync[..], &["--yes"]].concat()).await;
     assert_eq!(made["job"]["items"], 200_000);
+    done(&installation, &["jobs", "cancel", "1", "--yes"]).await;
     let made = done(&installation, &["reconcile", "--target", "crm", "--yes"]).await;
     assert_eq!(made[0]["job"]["items"], 199_999);
     timed(&installation, &["jobs", "list"]).await;
@@ -68,7 +69,7 @@ async fn users_of_day_one_are_imported_by_the_ten_thousand() {
     let report = timed(&installation, &[&import[..], &["--dry-run"]].concat()).await;
     assert_eq!(report["imported"], 20_000);
     let started = Instant::now();
-    let report = done(&installation, &import).await;
+    let report = done(&installation, &[&import[..], &["--yes"]].concat()).await;
     assert_eq!(super::numbers(&report["jobs"], "items"), [20_000, 20_000]);
     let took = started.elapsed();
     assert!(took < Duration::from_secs(30), "{took:?}");

@@ -1,4 +1,4 @@
-use super::{done, idle, letters, parked, refused, sql};
+use super::{done, idle, letters, number, parked, refused, sql};
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -34,4 +34,24 @@ async fn a_paused_target_says_who_paused_it_and_why_until_it_is_resumed() {
     assert_eq!(commands, ["targets resume", "targets pause", "targets pause"]);
     let (code, said) = refused(&installation, &["targets", "pause", "cmr", "--reason", "typo"]).await;
     assert!(code == 2 && said.contains("there is no target cmr; there are: backend, crm"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_name_never_means_all() {
+    let installation = idle().await;
+    sql(&installation, &letters("crm", 2, "http_422", "permanent", 422)).await;
+    for args in [
+        &["targets", "pause", "crm", "--tenant", "", "--reason", "typo"][..],
+        &["targets", "resume", "crm", "--tenant", ""],
+        &["dead-letters", "discard", "--text", ""],
+        &["dead-letters", "replay", "--tenant", ""],
+        &["resync", "--target", "crm", "--tenant", "t0", "--user", ""],
+        &["reconcile", "--target", ""],
+        &["users", "retry", "t0", "u-1", "--target", ""],
+    ] {
+        let (code, said) = refused(&installation, args).await;
+        assert!(code == 2 && said.contains("it is empty"), "{args:?}: {said}");
+    }
+    assert_eq!(number(&installation, "select count(*) from postbound.audit").await, 0);
+    assert_eq!(number(&installation, "select count(*) from postbound.breaker").await, 0);
 }

@@ -25,7 +25,7 @@ async fn imported_users_reach_every_target_and_go_on_from_there() {
     let path = installation.path("users.ndjson");
     std::fs::write(&path, lines).unwrap();
     let path = path.display().to_string();
-    let report = done(&installation, &["users", "import", "--tenant", "t0", &path]).await;
+    let report = done(&installation, &["users", "import", "--tenant", "t0", &path, "--yes"]).await;
     assert_eq!(numbers(&report["jobs"], "items"), [60, 60]);
     until_ended(&installation, &numbers(&report["jobs"], "job_id")).await;
     let held = "select count(*) from postbound.delivery_ledger where present and delivered_version = 1";

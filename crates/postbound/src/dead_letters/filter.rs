@@ -1,4 +1,4 @@
-use crate::{exit::Exit, moment::parse_moment};
+use crate::{exit::Exit, moment::parse_moment, operate::parse_name};
 use postbound_store::LetterFilter;
 use time::OffsetDateTime;
 
@@ -6,16 +6,16 @@ use time::OffsetDateTime;
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct FilterArgs {
     /// Of this target
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = parse_name)]
     target: Option<String>,
     /// Of users of this tenant
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = parse_name)]
     tenant: Option<String>,
     /// Of this user
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = parse_name)]
     user: Option<String>,
     /// That died for this reason, as the summary names it (http_422, ...)
-    #[arg(long)]
+    #[arg(long, value_parser = parse_name)]
     reason: Option<String>,
     /// Of this class of failures
     #[arg(long, value_parser = ["transient", "unknown", "permanent", "diverged", "broker", "unreadable"])]
@@ -30,7 +30,7 @@ pub(crate) struct FilterArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_moment)]
     until: Option<OffsetDateTime>,
     /// Where the target's own words contain this, in upper or lower case
-    #[arg(long)]
+    #[arg(long, value_parser = parse_name)]
     text: Option<String>,
 }
 

@@ -3,7 +3,7 @@ use crate::{
     confirm::confirm_many,
     exit::{Exit, failed},
     moment::{show_if, show_span},
-    operate::Acting,
+    operate::{self, Acting},
     output::{lines, print, print_json, table},
 };
 use postbound_config::{Adapter, Config, RateLimit};
@@ -84,19 +84,33 @@ pub(super) async fn run(config: &Config, store: &Store, args: &ReplayArgs) -> Re
     let breakers = store.breakers().await.map_err(failed)?;
     let forecasts = forecast(config, &shares, &breakers, args.pace.rate);
     let letters: i64 = forecasts.iter().map(|forecast| forecast.letters).sum();
+    if args.current {
+        refuse_newest_states(store, &forecasts).await?;
+    }
     if args.dry_run || letters == 0 {
         return tell(args, &matches, &forecasts, &[]);
     }
     confirm_many(letters, &format!("replay {letters} letters"), args.yes)?;
-    let jobs = create(store, args, &filter, limit).await?;
+    let jobs = create(store, args, &filter, letters).await?;
     tell(args, &matches, &forecasts, &jobs)
 }
 
+async fn refuse_newest_states(store: &Store, forecasts: &[Forecast]) -> Result<(), Exit> {
+    let targets = operate::targets(store).await?;
+    let meant = |name: &str| forecasts.iter().any(|forecast| forecast.target == name && forecast.letters > 0);
+    let mut meant = targets.iter().filter(|target| meant(&target.registration.name));
+    match meant.find_map(operate::why_no_newest_states) {
+        Some(why) => Err(Exit::Usage(format!("--current: {why}; replay its letters without it"))),
+        None => Ok(()),
+    }
+}
+
+/// Sends no more letters than were confirmed, though others may have died since.
 async fn create(
     store: &Store,
     args: &ReplayArgs,
     filter: &LetterFilter,
-    limit: Option<i64>,
+    confirmed: i64,
 ) -> Result<Vec<CreatedJob>, Exit> {
     let options = JobOptions {
         use_current: args.current,
@@ -105,11 +119,11 @@ async fn create(
         stop_after_failures: args.pace.stop_after_failures,
     };
     let asked = json!({
-        "letters": filter, "all": args.all, "limit": limit, "current": args.current, "new_key": args.new_key,
+        "letters": filter, "all": args.all, "limit": args.limit, "current": args.current, "new_key": args.new_key,
         "rate_per_second": args.pace.rate, "stop_after_failures": args.pace.stop_after_failures,
     });
     let operation = args.acting.operation("dead-letters replay", asked);
-    store.create_replay_jobs(filter, limit, &options, &operation).await.map_err(failed)
+    store.create_replay_jobs(filter, Some(confirmed), &options, &operation).await.map_err(failed)
 }
 
 fn forecast(

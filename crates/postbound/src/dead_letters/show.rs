@@ -71,13 +71,9 @@ fn render(detail: &LetterDetail) -> String {
         format!("first {}, last {}", show_if(detail.first_failed_at), show_moment(letter.last_failed_at)),
     );
     row("archived", show_moment(detail.archived_at));
-    row(
-        "replays",
-        match detail.replay {
-            0 => "none failed".to_owned(),
-            replay => format!("replay {replay} failed last"),
-        },
-    );
+    if detail.replay > 0 {
+        row("job", format!("failed last in job {}", detail.replay));
+    }
     lines(&rows)
 }
 
@@ -159,7 +155,7 @@ mod tests {
         attempts  3; one ended without anyone knowing how
         failed    first 2026-11-21 22:00:00Z, last 2026-11-21 22:00:00Z
         archived  2026-11-21 22:00:00Z
-        replays   replay 1 failed last
+        job       failed last in job 1
         ");
     }
 

@@ -117,7 +117,7 @@ impl Unseen {
         let why = self.why;
         if self.denied {
             return Finding::warning(check, format!("not checked: {why}"))
-                .mend("let the doctor log in as a member of postbound_operator");
+                .mend("let the doctor log in as a member of postbound_operator, or postbound_viewer");
         }
         Finding::problem(check, format!("cannot be checked: {why}"))
             .mend("look again when Postgres is less busy; its log may say more")

@@ -2,6 +2,8 @@ use super::{Finding, postgres::ask};
 use postbound_store::{Store, StoreError};
 
 const CHECK: &str = "rights";
+/// Who sees counts and states.
+const VIEWER: &str = "postbound_viewer";
 
 /// What the login may do here.
 pub(super) async fn check(store: &Store) -> Vec<Finding> {
@@ -36,7 +38,7 @@ impl Rights {
             "-- doctor_login
             select me.rolname::text, quote_ident(me.rolname), me.rolsuper, array(
                 select g.rolname::text from pg_roles as g
-                where g.rolname in ('postbound_relay', 'postbound_worker', 'postbound_operator')
+                where g.rolname in ('postbound_producer', 'postbound_relay', 'postbound_worker', 'postbound_operator', 'postbound_viewer')
                   and pg_has_role(me.oid, g.oid, 'usage') order by g.rolname)
             from pg_roles as me where me.rolname = current_user",
         )
@@ -78,6 +80,10 @@ impl Rights {
         if may_not.is_empty() {
             return Finding::ok(CHECK, format!("{login} may act as relay, worker and operator ({groups})"));
         }
+        if may.is_empty() && self.member_of.iter().any(|group| group == VIEWER) {
+            let what = format!("{login} may look, and act as nothing ({groups})");
+            return Finding::warning(CHECK, what).mend(format!("if this login is to do more: {grant}"));
+        }
         if may.is_empty() {
             return Finding::problem(CHECK, format!("{login} may act as nothing here ({groups})"))
                 .mend(grant);
@@ -95,12 +101,12 @@ mod tests {
 
     #[test]
     fn a_login_with_too_few_rights_is_told_which_to_ask_for() {
-        let check = |(relay, worker, operator), level, words: &str| {
+        let check = |(relay, worker, operator), member_of: &[&str], level, words: &str| {
             let rights = Rights {
                 login: "app-1".to_owned(),
                 quoted: "\"app-1\"".to_owned(),
                 is_superuser: false,
-                member_of: Vec::new(),
+                member_of: member_of.iter().map(ToString::to_string).collect(),
                 may: Parts { relay, worker, operator },
             };
             let finding = rights.judge();
@@ -108,8 +114,20 @@ mod tests {
             let text = format!("{} {}", finding.what, finding.mend.as_deref().unwrap_or_default());
             assert!(text.contains(words), "{text}");
         };
-        check((true, true, true), Level::Ok, "relay, worker and operator");
-        check((false, true, false), Level::Warning, "grant postbound_relay, postbound_operator to \"app-1\"");
-        check((false, false, false), Level::Problem, "nothing here");
+        check((true, true, true), &[], Level::Ok, "relay, worker and operator");
+        check(
+            (false, true, false),
+            &[],
+            Level::Warning,
+            "grant postbound_relay, postbound_operator to \"app-1\"",
+        );
+        check((false, false, false), &[], Level::Problem, "nothing here (member of no role of ours)");
+        check(
+            (false, false, false),
+            &["postbound_producer"],
+            Level::Problem,
+            "(member of postbound_producer)",
+        );
+        check((false, false, false), &[VIEWER], Level::Warning, "may look, and act as nothing");
     }
 }

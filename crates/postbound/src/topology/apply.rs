@@ -5,7 +5,8 @@ use crate::{
 };
 use postbound_broker::{Link, QueueBounds};
 use postbound_config::Config;
-use postbound_store::{Generation, RegisteredTarget, Registration, Store};
+use postbound_store::{Generation, Operation, RegisteredTarget, Registration, Store};
+use serde_json::json;
 
 /// What is to become of a configured target.
 pub(super) struct Change<'a> {
@@ -66,7 +67,8 @@ impl<'a> Change<'a> {
         match self.known.zip(self.next) {
             None => {
                 store.register_target(&self.registration).await.map_err(failed)?;
-                print(format!("{name}: {created} queues created, {existing} were there"));
+                let news = self.news();
+                print(format!("{name}: {created} queues created, {existing} were there{news}"));
             }
             Some((known, next)) => {
                 let moved =
@@ -76,6 +78,13 @@ impl<'a> Change<'a> {
                         "{name} was registered otherwise at the same moment; see postbound topology show"
                     )));
                 }
+                let operation = Operation {
+                    command: "topology apply --repartition",
+                    acting_as: None,
+                    filter: json!({ "target": name }),
+                };
+                let partitions = json!({ "from": known.registration.partitions, "to": next.partitions });
+                store.audit(&operation, &partitions).await.map_err(failed)?;
                 print(format!(
                     "{name}: {created} queues created, {existing} were there; from {} to {} partitions (generation {}): \
                      the relay goes on to them now, workers when those of generation {} are empty",
@@ -84,6 +93,18 @@ impl<'a> Change<'a> {
             }
         }
         Ok(())
+    }
+
+    /// What is registered otherwise than before.
+    fn news(&self) -> &'static str {
+        match self.known {
+            None => "",
+            Some(known) if known.retired => "; it was retired and is registered again",
+            Some(known) if known.registration != self.registration => {
+                "; settings updated: workers that run with other ones do not serve it until they are restarted"
+            }
+            Some(_) => "",
+        }
     }
 
     /// All generations in use from now on; also one that is drained, or workers could not empty it.

@@ -4,18 +4,22 @@ use crate::{
     output::print,
 };
 use postbound_broker::{Link, TargetNames};
-use postbound_store::{RegisteredTarget, Store};
+use postbound_store::{Operation, RegisteredTarget, Store};
+use serde_json::json;
 
 /// Retires a target that left the configuration and deletes its empty queues.
 pub(super) async fn retire(store: &Store, link: &Link, gone: &RegisteredTarget) -> Result<(), Exit> {
     let name = &gone.registration.name;
-    store.retire_target(name).await.map_err(failed)?;
+    let jobs = store.retire_target(name, &operation(name)).await.map_err(failed)?;
     let mut kept = 0;
     for generation in gone.draining.into_iter().chain([gone.current()]) {
         let names = names(name, generation);
         for partition in 0..generation.partitions {
             kept += delete_if_empty(link, &names, partition).await?.len();
         }
+    }
+    if jobs > 0 {
+        print(format!("{name}: {jobs} unfinished jobs cancelled"));
     }
     print(format!(
         "{name}: retired; {kept} queues that are not empty, or in use, and the dead-letter queue are kept"
@@ -36,6 +40,7 @@ pub(super) async fn past_generations(store: &Store, link: &Link, target: &str) -
         kept.extend(left);
     }
     if deleted > 0 {
+        store.audit(&operation(target), &json!({ "deleted_queues": deleted })).await.map_err(failed)?;
         print(format!("{target}: {deleted} queues of past generations deleted"));
     }
     if !kept.is_empty() {
@@ -46,6 +51,10 @@ pub(super) async fn past_generations(store: &Store, link: &Link, target: &str) -
         ));
     }
     Ok(())
+}
+
+fn operation(target: &str) -> Operation {
+    Operation { command: "topology apply --prune", acting_as: None, filter: json!({ "target": target }) }
 }
 
 /// Deletes a partition's queues if they are empty and nobody consumes them; gives those that stay.

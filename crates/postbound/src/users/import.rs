@@ -3,6 +3,7 @@
 mod reader;
 
 use crate::{
+    confirm::{HANDFUL, confirm, unconfirmed},
     dead_letters::Pace,
     exit::{Exit, failed},
     operate::{self, Acting},
@@ -12,8 +13,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use postbound_store::{CreatedJob, ImportOutcome, ImportPlan, ImportedUser, JobOptions, Store, UsersImport};
 use reader::{Source, check_id};
 use serde::Serialize;
-use serde_json::json;
-use std::{io::IsTerminal as _, path::PathBuf};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use std::{
+    io::IsTerminal as _,
+    path::{Path, PathBuf},
+};
 
 /// Users per transaction.
 const BATCH_USERS: usize = 1000;
@@ -29,7 +34,7 @@ pub(crate) struct ImportArgs {
     /// Tenant of the users
     #[arg(long, value_name = "ID")]
     tenant: String,
-    /// Targets the users are for, separated by commas [default: all]
+    /// Targets the users are for, separated by commas [default: all; those that get every event only if named]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     targets: Option<Vec<String>>,
     /// A file with one user per line: {"user_id": "...", "data": {...}}; - for standard input
@@ -43,6 +48,9 @@ pub(crate) struct ImportArgs {
     /// Only check the users and count
     #[arg(long)]
     dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
     #[command(flatten)]
     acting: Acting,
     /// As JSON
@@ -92,7 +100,10 @@ pub(super) async fn run(store: &Store, args: &ImportArgs) -> Result<Exit, Exit> 
     };
     let import = match args.dry_run {
         true => None,
-        false => Some(begin(store, args).await?),
+        false => {
+            ask(args, &mut source).await?;
+            Some(begin(store, args).await?)
+        }
     };
     let mut report = Report { dry_run: args.dry_run, ..Report::default() };
     let import = feed(store, args, &mut source, import, &mut report).await?;
@@ -103,9 +114,23 @@ pub(super) async fn run(store: &Store, args: &ImportArgs) -> Result<Exit, Exit> 
     Ok(if report.refused > 0 { Exit::Findings } else { Exit::Done })
 }
 
+/// Asks where there are more than a handful of users: how many is known only at the end.
+async fn ask(args: &ImportArgs, source: &mut Source) -> Result<(), Exit> {
+    if args.yes || !source.has_more_than(HANDFUL as usize).await? {
+        return Ok(());
+    }
+    let what = format!("import more than {HANDFUL} users of tenant {}", args.tenant);
+    match args.file.as_deref() == Some(Path::new("-")) {
+        // The answer would be read from among the users.
+        true => Err(unconfirmed(&what)),
+        false => confirm(&what, false),
+    }
+}
+
 async fn begin(store: &Store, args: &ImportArgs) -> Result<UsersImport, Exit> {
     let asked = json!({
-        "tenant": args.tenant, "targets": args.targets, "file": args.file, "query": args.query,
+        "tenant": args.tenant, "targets": args.targets, "file": args.file,
+        "query": args.query.as_deref().map(fingerprint),
         "rate_per_second": args.pace.rate, "stop_after_failures": args.pace.stop_after_failures,
     });
     let plan = ImportPlan {
@@ -148,7 +173,7 @@ async fn feed(
         }
         if !users.is_empty() && (ended || users.len() >= BATCH_USERS || bytes >= BATCH_BYTES) {
             match &mut import {
-                Some(import) => account(report, &lines, &import.add(&users).await.map_err(failed)?),
+                Some(import) => add(import, report, &lines, &users).await?,
                 None => {
                     let ids: Vec<_> = users.iter().map(|user| user.user_id.as_str()).collect();
                     let known = store.known_users(&args.tenant, &ids).await.map_err(failed)?;
@@ -171,6 +196,40 @@ async fn feed(
             return Ok(import);
         }
     }
+}
+
+/// Imports a batch; one that Postgres refuses for what is in it, user by user, so that the bad one is told.
+async fn add(
+    import: &mut UsersImport,
+    report: &mut Report,
+    lines: &[u64],
+    users: &[ImportedUser],
+) -> Result<(), Exit> {
+    match import.add(users).await {
+        Ok(outcomes) => {
+            account(report, lines, &outcomes);
+            return Ok(());
+        }
+        Err(error) if error.refused_value().is_none() => return Err(failed(error)),
+        Err(_) => {}
+    }
+    for (line, user) in lines.iter().zip(users) {
+        match import.add(std::slice::from_ref(user)).await {
+            Ok(outcomes) => account(report, &[*line], &outcomes),
+            Err(error) => match error.refused_value() {
+                // Its message may quote the user's data.
+                Some(code) => report.refuse(*line, format!("Postgres refuses it (SQLSTATE {code})")),
+                None => return Err(failed(error)),
+            },
+        }
+    }
+    Ok(())
+}
+
+/// Names a query without its text, which may hold personal data: what the audit trail keeps stays for good.
+fn fingerprint(query: &str) -> Value {
+    let digest: String = Sha256::digest(query).iter().map(|byte| format!("{byte:02x}")).collect();
+    json!({ "sha256": digest, "length": query.len() })
 }
 
 fn account(report: &mut Report, lines: &[u64], outcomes: &[ImportOutcome]) {

@@ -165,7 +165,7 @@ fn a_user_the_target_is_closed_to_is_stored_folded_and_settles_its_messages() {
     let park = park(&mut lane);
     assert_eq!(versions(&park.states), [(3, Deleted), (5, Updated)]);
     assert_eq!((park.schedule.attempts, park.schedule.class.as_str()), (0, "held"));
-    let mut tags = lane.parked_now(park.states);
+    let mut tags = lane.parked_now(park.states).0;
     tags.sort_by_key(|tag| tag.number);
     assert_eq!(tags, [tag(2), tag(3), tag(4), tag(5)]);
     assert!(lane.is_idle());
@@ -178,7 +178,7 @@ fn what_comes_while_a_user_is_being_stored_is_stored_with_it() {
     let first = park(&mut lane);
     lane.enter(arrives(event(3, Created), 3));
     assert!(lane.start(true).is_none());
-    assert_eq!(lane.parked_now(first.states), [tag(2)]);
+    assert_eq!(lane.parked_now(first.states).0, [tag(2)]);
     let second = park(&mut lane);
     assert_eq!(versions(&second.states), [(2, Deleted), (3, Created)], "the delete is still the first step");
     assert!(second.rewrites);
@@ -223,7 +223,7 @@ fn a_failed_delivery_is_parked_with_what_came_after_it_and_told_the_same_again()
     lane.enter(arrives(event(2, Deleted), 2));
     let park = lane.park_failed(next, schedule("transient", 3));
     assert_eq!(versions(&park.states), [(2, Deleted)]);
-    let mut tags = lane.parked_now(park.states);
+    let mut tags = lane.parked_now(park.states).0;
     tags.sort_by_key(|tag| tag.number);
     assert_eq!(tags, [tag(1), tag(2)]);
 
@@ -345,4 +345,20 @@ fn a_due_user_the_target_is_closed_to_is_due_again_at_once() {
         Lane::parked(delivered(1, true), true, parked_user(vec![event(5, Updated)], "transient"), true);
     let park = park(&mut lane);
     assert_eq!((park.rewrites, park.schedule.next_attempt), (false, NextAttempt::In(Duration::ZERO)));
+}
+
+#[test]
+fn an_item_that_meets_a_change_from_the_target_is_sent_all_the_same() {
+    let echo = |version| Arrival { from_target: true, ..arrives(event(version, Updated), 1) };
+    let mut waits = Lane::new(delivered(1, true), true);
+    waits.enter(echo(2));
+    waits.enter(arrives(of_job(2, 1, true), 2));
+    assert_eq!(deliver(&mut waits).items.len(), 1);
+
+    let mut runs = Lane::new(delivered(1, true), true);
+    runs.enter(echo(2));
+    assert!(matches!(runs.start(false), Some(Step::Echo(_))));
+    runs.enter(arrives(of_job(2, 1, true), 2));
+    settle(&mut runs, delivered(2, true));
+    assert_eq!(deliver(&mut runs).event.version, 2);
 }

@@ -4,11 +4,12 @@ use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use sqlx::{AssertSqlSafe, Row as _};
 use std::{
+    collections::VecDeque,
     fs::File,
     io::{self, BufRead, BufReader, Read as _},
     path::Path,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 /// As long as a line may be: a state of 256 KiB in its most wasteful spelling, and room for the id.
 const LINE_BYTES_MAX: u64 = 4 << 20;
@@ -25,12 +26,17 @@ type Numbered = (u64, Result<ImportedUser, String>);
 /// A row as Postgres gives it: user_id and data.
 type Row = (Option<String>, Option<String>);
 
-/// Where users come from.
-pub(super) enum Source {
+/// Where users come from, and those that were read ahead.
+pub(super) struct Source {
+    origin: Origin,
+    ahead: VecDeque<Numbered>,
+}
+
+enum Origin {
     /// A line each.
     Lines { reader: Box<dyn BufRead + Send>, length: Option<u64>, line: u64, bytes: u64 },
     /// A row each.
-    Rows { rows: mpsc::Receiver<Result<Row, sqlx::Error>>, row: u64 },
+    Rows { rows: mpsc::Receiver<Result<Row, sqlx::Error>>, row: u64, reader: Option<JoinHandle<()>> },
 }
 
 impl Source {
@@ -38,12 +44,12 @@ impl Source {
     pub(super) fn file(path: &Path) -> Result<Self, Exit> {
         if path == Path::new("-") {
             let reader = Box::new(BufReader::new(io::stdin()));
-            return Ok(Self::Lines { reader, length: None, line: 0, bytes: 0 });
+            return Ok(Self::of(Origin::Lines { reader, length: None, line: 0, bytes: 0 }));
         }
         let unreadable = |error| Exit::failed(format!("cannot read {}: {error}", path.display()));
         let file = File::open(path).map_err(unreadable)?;
         let length = file.metadata().ok().map(|metadata| metadata.len());
-        Ok(Self::Lines { reader: Box::new(BufReader::new(file)), length, line: 0, bytes: 0 })
+        Ok(Self::of(Origin::Lines { reader: Box::new(BufReader::new(file)), length, line: 0, bytes: 0 }))
     }
 
     /// What a query of the operator's own gives, in a read-only transaction. Rows are passed on as they come.
@@ -58,7 +64,7 @@ impl Source {
             "-- import_query\nselect q.user_id::text, q.data::text from (\n{query}\n) as q"
         ));
         let (send, rows) = mpsc::channel(ROWS_AHEAD);
-        tokio::spawn(async move {
+        let reader = tokio::spawn(async move {
             let mut found = sqlx::query(statement).fetch(&mut *tx);
             while let Some(row) = futures_util::StreamExt::next(&mut found).await {
                 let user = row.and_then(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
@@ -69,35 +75,68 @@ impl Source {
                 }
             }
         });
-        Ok(Self::Rows { rows, row: 0 })
+        Ok(Self::of(Origin::Rows { rows, row: 0, reader: Some(reader) }))
+    }
+
+    fn of(origin: Origin) -> Self {
+        Self { origin, ahead: VecDeque::new() }
+    }
+
+    /// Whether there are more users than so many; reads that far ahead.
+    pub(super) async fn has_more_than(&mut self, users: usize) -> Result<bool, Exit> {
+        while self.ahead.len() <= users {
+            match self.origin.next().await? {
+                Some(user) => self.ahead.push_back(user),
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
     }
 
     /// The next user; None at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Numbered>, Exit> {
-        match self {
-            Self::Lines { reader, line, bytes, .. } => next_line(reader, line, bytes),
-            Self::Rows { rows, row } => {
-                let Some(user) = rows.recv().await else { return Ok(None) };
-                let (user_id, data) = user.map_err(|error| Exit::failed(format!("--query: {error}")))?;
-                *row += 1;
-                Ok(Some((*row, checked(user_id.unwrap_or_default(), data.unwrap_or_default()))))
-            }
+        match self.ahead.pop_front() {
+            Some(user) => Ok(Some(user)),
+            None => self.origin.next().await,
         }
     }
 
     /// Bytes, or rows, read so far.
     pub(super) fn position(&self) -> u64 {
-        match self {
-            Self::Lines { bytes, .. } => *bytes,
-            Self::Rows { row, .. } => *row,
+        match &self.origin {
+            Origin::Lines { bytes, .. } => *bytes,
+            Origin::Rows { row, .. } => *row,
         }
     }
 
     /// Bytes in all, if known.
     pub(super) fn length(&self) -> Option<u64> {
+        match &self.origin {
+            Origin::Lines { length, .. } => *length,
+            Origin::Rows { .. } => None,
+        }
+    }
+}
+
+impl Origin {
+    async fn next(&mut self) -> Result<Option<Numbered>, Exit> {
         match self {
-            Self::Lines { length, .. } => *length,
-            Self::Rows { .. } => None,
+            Self::Lines { reader, line, bytes, .. } => next_line(reader, line, bytes),
+            Self::Rows { rows, row, reader } => {
+                let Some(user) = rows.recv().await else {
+                    // A reader that did not come to its end has not read them all.
+                    return match reader.take() {
+                        Some(reader) => reader
+                            .await
+                            .map(|()| None)
+                            .map_err(|error| Exit::failed(format!("--query: {error}"))),
+                        None => Ok(None),
+                    };
+                };
+                let (user_id, data) = user.map_err(|error| Exit::failed(format!("--query: {error}")))?;
+                *row += 1;
+                Ok(Some((*row, checked(user_id.unwrap_or_default(), data.unwrap_or_default()))))
+            }
         }
     }
 }
@@ -222,8 +261,12 @@ mod tests {
         let endless = "x".repeat(LINE_BYTES_MAX as usize + 10);
         let text = format!("\n{endless}\n\n{}", r#"{"user_id": "u1", "data": {}}"#);
         let length = text.len() as u64;
-        let mut source =
-            Source::Lines { reader: Box::new(Cursor::new(text)), length: None, line: 0, bytes: 0 };
+        let mut source = Source::of(Origin::Lines {
+            reader: Box::new(Cursor::new(text)),
+            length: None,
+            line: 0,
+            bytes: 0,
+        });
         let (line, refused) = source.next().await.unwrap().unwrap();
         assert_eq!((line, refused.is_err()), (2, true));
         let (line, user) = source.next().await.unwrap().unwrap();
