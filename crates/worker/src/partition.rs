@@ -114,11 +114,13 @@ impl Partition {
             held: HashMap::new(),
             intake: None,
             work: FuturesUnordered::new(),
+            busy: false,
         };
         let ended = session.run().await;
         // Requests under way are awaited, their outcomes written: dropped, they would be in doubt.
         session.stop.cancel();
         session.finish().await;
+        self.component.idle();
         session.consumers.close().await;
         ended
     }
@@ -213,6 +215,7 @@ struct Session<'a> {
     held: HashMap<Tag, HeldMessage>,
     intake: Option<BoxFuture<'static, Result<Intake, LedgerGone>>>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
+    busy: bool,
 }
 
 /// Something a lane had done.
@@ -221,12 +224,15 @@ enum Done {
     Parking(UserKey, Result<Vec<ParkedState>, LedgerGone>),
     /// Items of jobs that needed no delivery; their messages are settled.
     Items(Vec<Tag>, Result<(), LedgerGone>),
+    /// A message nobody can read is in the dead-letter queue.
+    Buried(Tag, Result<(), Abandoned>),
 }
 
 impl Session<'_> {
     async fn run(&mut self) -> Result<(), Interrupted> {
         let mut held_check = tokio::time::interval(Duration::from_secs(5));
         loop {
+            self.say_busy();
             let takes = self.intake.is_none();
             let backfills = self.partition.context.has_room_for_backfill();
             let feeds = takes && self.lanes.len() < FED_LANES_MAX + self.held.len() * 100;
@@ -244,6 +250,17 @@ impl Session<'_> {
                 }
             }
         }
+    }
+
+    /// While something is under way, progress is expected.
+    fn say_busy(&mut self) {
+        let busy = !self.held.is_empty() || !self.work.is_empty() || self.intake.is_some();
+        if busy == self.busy {
+            return;
+        }
+        self.busy = busy;
+        let component = &self.partition.component;
+        if busy { component.busy() } else { component.idle() }
     }
 
     /// Takes a message and those that have arrived behind it, and begins to read what the ledger says of their users.
@@ -351,7 +368,11 @@ impl Session<'_> {
         let Taken { message: Unheld { tag, delivered_before, events }, kibibytes } = taken;
         let events = match events {
             Ok(events) => events,
-            Err(unreadable) => return self.bury_unreadable(tag, unreadable).await,
+            Err(unreadable) => {
+                self.held.insert(tag, HeldMessage { unsettled: 1, since, _kibibytes: kibibytes });
+                self.bury_unreadable(tag, unreadable);
+                return Ok(());
+            }
         };
         let context = Arc::clone(&self.partition.context);
         let plan = &context.plan;
@@ -477,6 +498,10 @@ impl Session<'_> {
                 settled?;
                 return self.acknowledge(tags).await;
             }
+            Done::Buried(tag, buried) => {
+                buried.map_err(|_| Interrupted::Abandoned)?;
+                return self.acknowledge(vec![tag]).await;
+            }
             Done::Parking(key, states) => {
                 let states = states?;
                 let mut items = Vec::new();
@@ -547,9 +572,9 @@ impl Session<'_> {
     }
 
     /// A message nobody can read is kept for people, whole, and does not stop the partition.
-    async fn bury_unreadable(&mut self, tag: Tag, unreadable: Unreadable) -> Result<(), Interrupted> {
+    fn bury_unreadable(&self, tag: Tag, unreadable: Unreadable) {
         let Unreadable { error, body } = unreadable;
-        let context = &self.partition.context;
+        let context = Arc::clone(&self.partition.context);
         let queue = context.names.queue(self.partition.number);
         tracing::error!(queue, error = %error, "unreadable message moved to the dead-letter queue");
         let headers = vec![
@@ -558,13 +583,15 @@ impl Session<'_> {
             ("postbound-class", "unreadable".to_owned()),
             ("postbound-detail", error.to_string()),
         ];
-        let letter = context.dead_letters.publish(&context.names, headers, body);
-        tokio::select! {
-            published = letter => published.map_err(|_| Interrupted::Abandoned)?,
-            () = self.stop.cancelled() => return Err(Interrupted::Abandoned),
-        }
-        self.consumers.ack(tag).await?;
-        Ok(())
+        let stop = self.stop.clone();
+        self.work.push(Box::pin(async move {
+            let letter = context.dead_letters.publish(&context.names, headers, body);
+            let buried = tokio::select! {
+                published = letter => published.map_err(|_| Abandoned),
+                () = stop.cancelled() => Err(Abandoned),
+            };
+            Done::Buried(tag, buried)
+        }));
     }
 }
 

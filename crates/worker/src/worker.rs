@@ -13,7 +13,7 @@ use postbound_broker::Broker;
 use postbound_store::{Generation, RegisteredTarget, Store, StoreError, WorkerId, within};
 use postbound_telemetry::{Component, Health, names};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -41,6 +41,8 @@ pub struct Worker {
     tasks: JoinSet<PartitionEnded>,
     /// Until when the leases hold.
     lease_until: Instant,
+    /// Targets that were told to be registered otherwise, once.
+    missed: HashSet<String>,
 }
 
 /// A target this worker works for.
@@ -115,13 +117,15 @@ impl Worker {
             served: BTreeMap::new(),
             tasks: JoinSet::new(),
             lease_until: Instant::now(),
+            missed: HashSet::new(),
         }
     }
 
     /// Runs until told to stop, then drains: nothing new is started, what is under way is settled, leases are
     /// released. The caller bounds the time by dropping the future.
     pub async fn run(mut self, stop: CancellationToken) {
-        let component = self.health.component("worker");
+        let component = self.health.component("worker").deadline(self.settings.lease * 2);
+        component.busy();
         let mut beat = tokio::time::interval(self.settings.heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut draining = false;
@@ -218,7 +222,7 @@ impl Worker {
                 self.serve(&registered, plan);
             }
         }
-        for name in self.plans.keys() {
+        for name in self.plans.keys().filter(|name| self.missed.insert((*name).clone())) {
             tracing::warn!(target.name = %name, "target is not registered as configured here; run: postbound topology apply");
         }
         Ok(())
@@ -270,7 +274,8 @@ impl Worker {
             });
             for partition in &change.owned {
                 if !served.running.contains_key(partition) {
-                    let running = served.start(name, *partition, &self.health, &mut self.tasks);
+                    let running =
+                        served.start(*partition, self.settings.lease, &self.health, &mut self.tasks);
                     served.running.insert(*partition, running);
                 }
             }
@@ -377,13 +382,17 @@ impl Served {
 
     fn start(
         &self,
-        name: &str,
         number: u16,
+        lease: Duration,
         health: &Health,
         tasks: &mut JoinSet<PartitionEnded>,
     ) -> Running {
+        let name = &*self.context.name;
         let drain = CancellationToken::new();
-        let component = health.component(&format!("worker.{name}.{number}"));
+        let plan = &self.context.plan;
+        // Nothing is held longer than a request may wait for its turn and take, and the ledger for it.
+        let stalled_after = plan.timeout + plan.breaker.fold_after + lease;
+        let component = health.component(&format!("worker.{name}.{number}")).deadline(stalled_after);
         let partition = Partition {
             context: Arc::clone(&self.context),
             number,

@@ -1,4 +1,4 @@
-//! A loop of the relay that hangs is seen from outside, and one that was told to begin anew does.
+//! A loop that hangs is seen from outside, and one that was told to begin anew does.
 
 use super::{SOON, emit};
 use postbound_store::USER_STATE_STREAM;
@@ -55,4 +55,30 @@ async fn an_idle_projection_whose_cursor_was_rewound_reads_the_log_again() {
         (users == 10).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_holds_messages_and_gets_nowhere_turns_the_worker_not_ready() {
+    let options = Options::default()
+        .partitions(1)
+        .with("worker.lease", "4s")
+        .with("targets.backend.timeout", "1s")
+        .with("targets.crm.timeout", "1s")
+        .with("targets.crm.breaker.fold_after", "1s");
+    let installation = Installation::start(options).await;
+    let _relay = installation.relay();
+    let worker = installation.worker(&["crm"]);
+    emit(&installation, "user", 1, "created").await;
+    installation.until_settled(&["crm"]).await;
+    // Requests go out, and nothing of it can be written down.
+    let mut held = installation.database.superuser().begin().await.unwrap();
+    sqlx::query("lock table postbound.delivery_ledger in exclusive mode").execute(&mut *held).await.unwrap();
+    emit(&installation, "user", 1, "updated").await;
+    let stalled = |readiness: &postbound_tests::Readiness| readiness.state("worker.crm.0") == "stalled";
+    let readiness = worker.until_ready("the stall shows", stalled).await;
+    assert_eq!(readiness.status, 503);
+    assert_eq!(readiness.state("worker"), "ready", "{readiness:?}");
+    held.rollback().await.unwrap();
+    worker.until_ready("it goes on", |readiness| readiness.status == 200).await;
+    installation.until_settled(&["crm"]).await;
 }
