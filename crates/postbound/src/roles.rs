@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 /// `application_name` of the relay's connections.
 pub(crate) const RELAY: &str = "postbound relay";
+/// `application_name` of a worker's connections.
+pub(crate) const WORKER: &str = "postbound worker";
 
 /// Reads the configuration.
 pub(crate) fn configuration(common: &Common) -> Result<Config, Exit> {
@@ -50,7 +52,7 @@ pub(crate) fn store(config: &Config, application: &'static str) -> Result<Store,
         pool_max: config.database.pool_max,
         connect_timeout: config.database.connect_timeout,
         application,
-        by_index: application == RELAY,
+        by_index: [RELAY, WORKER].contains(&application),
     })
     .map_err(failed)?;
     if let Some(source) = source {

@@ -148,7 +148,7 @@ const ARCHIVE_LETTERS: &str = "-- archive_letters
         update postbound.job_item as i set state = 'dead', reason = known.reason, settled_at = clock_timestamp()
         from known
         where known.class = 'broker' and i.job_id = known.job_id and i.item = known.job_item
-          and i.state in ('waiting', 'sent')
+          and i.settled_at is null
     )
     -- A change only RabbitMQ gave up is dead to the ledger from now on.
     insert into postbound.delivery_ledger as l (target, tenant_id, user_id, dead_version, dead_at, dead_reason)

@@ -18,8 +18,8 @@ pub struct StoreOptions {
     pub connect_timeout: Duration,
     /// `application_name` of the connections, as `pg_stat_activity` shows it.
     pub application: &'static str,
-    /// For the relay: read by index always. Its queries know their index; the planner, with statistics from when the
-    /// log was small, may think a scan cheaper, and then a backlog takes quadratic time.
+    /// For relay and workers: read and join by index always. Their queries know their index; the planner, with
+    /// statistics from when a table was small, may think a scan cheaper, and then a backlog takes quadratic time.
     pub by_index: bool,
 }
 
@@ -105,7 +105,8 @@ impl Store {
         // Compiling a plan takes longer than any of these queries.
         connect = connect.application_name(options.application).options([("jit", "off")]);
         if options.by_index {
-            connect = connect.options([("enable_seqscan", "off"), ("enable_bitmapscan", "off")]);
+            let off = ["enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"];
+            connect = connect.options(off.map(|plan| (plan, "off")));
         }
         let pool = PgPoolOptions::new()
             .max_connections(options.pool_max)

@@ -234,8 +234,12 @@ async fn reconcile(
         return Ok(None);
     }
     // The relay's connections are made for reading by index; the search goes through all users.
-    sqlx::query("-- search_by_any_plan\nset local enable_seqscan = on").execute(&mut *tx).await?;
-    sqlx::query("-- search_by_any_plan\nset local enable_bitmapscan = on").execute(&mut *tx).await?;
+    for plan in ["enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"] {
+        sqlx::query("-- search_by_any_plan\nselect set_config($1, 'on', true)")
+            .bind(plan)
+            .execute(&mut *tx)
+            .await?;
+    }
     let job_id = insert_job(tx, "reconcile", target, &JobOptions::default(), operation).await?;
     let items = sqlx::query(concat!(
         "-- fill_reconcile_job

@@ -178,13 +178,16 @@ impl Store {
                     state = case i.state when 'waiting' then n.state else i.state end,
                     reason = case i.state when 'waiting' then n.reason else i.reason end,
                     settled_at = case when i.state = 'waiting' and n.state <> 'sent' then clock_timestamp() else i.settled_at end
-                from unnest($2::bigint[], $3::text[], $4::text[], $5::bigint[]) as n (item, state, reason, version)
-                where i.job_id = $1 and i.item = n.item and (i.state = 'waiting' or i.version is null)
+                -- The job as a column: as a constant the planner, before it has statistics, would go through the whole job
+                -- for each item.
+                from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bigint[])
+                    as n (job_id, item, state, reason, version)
+                where i.job_id = n.job_id and i.item = n.item and (i.state = 'waiting' or i.version is null)
                   and exists (select from lease)
             )
             select exists (select from lease)",
         )
-        .bind(job)
+        .bind(vec![job; items.len()])
         .bind(items.iter().map(|marked| marked.item).collect::<Vec<_>>())
         .bind(items.iter().map(|marked| marked.mark.state()).collect::<Vec<_>>())
         .bind(items.iter().map(|marked| marked.mark.reason()).collect::<Vec<_>>())

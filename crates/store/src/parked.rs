@@ -408,7 +408,7 @@ async fn supersede_items(tx: &mut sqlx::PgConnection, items: &[JobPart]) -> Resu
         "-- supersede_items
         update postbound.job_item as i set state = 'superseded', settled_at = clock_timestamp()
         from unnest($1::bigint[], $2::bigint[]) as u (job_id, item)
-        where i.job_id = u.job_id and i.item = u.item and i.state in ('waiting', 'sent')",
+        where i.job_id = u.job_id and i.item = u.item and i.settled_at is null",
     )
     .bind(items.iter().map(|part| part.job).collect::<Vec<_>>())
     .bind(items.iter().map(|part| part.item).collect::<Vec<_>>())

@@ -28,23 +28,22 @@ impl Store {
         label: &str,
         targets: &[String],
         lease: Duration,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<(), StoreError> {
         // A row that ran out was perhaps swept by another worker; its partitions are gone, and it starts afresh.
-        let fresh: bool = sqlx::query_scalar(
+        sqlx::query(
             "-- heartbeat
             insert into postbound.worker as w (worker_id, label, targets, expires_at)
             values ($1, $2, $3, clock_timestamp() + $4 * interval '1 millisecond')
             on conflict on constraint worker_pk do update
-                set expires_at = excluded.expires_at, targets = excluded.targets
-            returning (xmax = 0)",
+                set expires_at = excluded.expires_at, targets = excluded.targets",
         )
         .bind(worker)
         .bind(label)
         .bind(targets)
         .bind(lease.as_millis() as f64)
-        .fetch_one(&self.pool)
+        .execute(&self.pool)
         .await?;
-        Ok(fresh)
+        Ok(())
     }
 
     /// Takes free partitions of a target's generation up to the worker's fair share, and says how many it has too many.

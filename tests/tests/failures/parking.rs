@@ -283,3 +283,30 @@ async fn a_user_whose_content_a_firewall_refuses_closes_the_target_to_nobody_for
     assert_eq!((letter.user_id.as_str(), letter.reason.as_str()), ("bad-1", "http_403"));
     installation.until_settled(&["backend", "crm"]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_comes_while_a_parked_one_is_tried_again_is_delivered_after_it() {
+    let installation = Installation::start(patient()).await;
+    let _relay = installation.relay();
+    let _worker = installation.worker(&[]);
+    installation.backend.fault(refuses("bad-1", 500)).await;
+    emit(&installation, "bad", 1, "created").await;
+    eventually("it is parked", SOON, async || {
+        (parked(&installation, "backend").await.len() == 1).then_some(())
+    })
+    .await;
+    // The retry succeeds, but takes its time; the newer change is there before it ends.
+    let slow =
+        Fault { for_users: vec!["bad-1".to_owned()], times: Some(1), delay_ms: 3_000, ..Fault::default() };
+    installation.backend.fault(slow).await;
+    retry_now(&installation).await;
+    eventually("the retry is under way", SOON, async || {
+        (installation.backend.fault_hits().await == 1).then_some(())
+    })
+    .await;
+    emit(&installation, "bad", 1, "updated").await;
+    installation.assert_converged().await;
+    let taken = installation.oracle().taken("s2", "bad-1").await;
+    assert_eq!(taken, [(1, "created".to_owned()), (2, "updated".to_owned())]);
+    assert_eq!(parked(&installation, "backend").await, []);
+}
