@@ -5,6 +5,7 @@ use crate::{
     feeder::Feeder,
     fence::Fence,
     ledger::Ledger,
+    pace::{LiveDelay, Pace},
     rate::{RateBudget, RateToken},
     settings::TargetPlan,
     tenants::Tenants,
@@ -23,7 +24,7 @@ use std::{
 };
 use time::OffsetDateTime;
 use tokio::{
-    sync::{Semaphore, SemaphorePermit},
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
     time::{Instant, sleep},
 };
 
@@ -48,10 +49,13 @@ pub(crate) struct TargetContext {
     pub(crate) backfill_kibibytes: Arc<Semaphore>,
     pub(crate) batcher: Option<Batcher>,
     pub(crate) counters: DeliveryCounters,
+    /// What live changes feel of jobs.
+    pub(crate) live_delay: LiveDelay,
+    pace: Pace,
     tenants: Tenants,
     requests: Semaphore,
     /// What of them backfill may take.
-    backfill_requests: Semaphore,
+    backfill_requests: Arc<Semaphore>,
     /// Microseconds since the epoch; 0: never.
     last_success_at: AtomicI64,
 }
@@ -73,7 +77,8 @@ pub(crate) enum Sent {
 
 /// What a request needs besides the target's breaker; given back when it ends.
 struct Turn<'a> {
-    _permits: (Option<SemaphorePermit<'a>>, Option<SemaphorePermit<'a>>),
+    _of_all: Option<SemaphorePermit<'a>>,
+    of_backfill: Option<OwnedSemaphorePermit>,
     token: RateToken,
 }
 
@@ -112,6 +117,7 @@ pub(crate) struct Shared {
     pub(crate) broker: Broker,
     pub(crate) fence: Fence,
     pub(crate) breakers: BreakerBoard,
+    pub(crate) pace: Pace,
 }
 
 impl TargetContext {
@@ -149,9 +155,11 @@ impl TargetContext {
             feeder: Feeder::default(),
             batcher: plan.batch.clone().map(|settings| Batcher::start(settings, context.clone())),
             counters: DeliveryCounters::of(&name),
+            live_delay: LiveDelay::new(shared.pace.clone()),
+            pace: shared.pace.clone(),
             tenants: Tenants::new(shared.store.clone()),
             requests: Semaphore::new(plan.concurrency),
-            backfill_requests: Semaphore::new(backfill_requests(plan.concurrency, plan.live_share)),
+            backfill_requests: Arc::new(Semaphore::new(backfill_requests(plan.concurrency, plan.live_share))),
             last_success_at: AtomicI64::new(0),
             rate,
             breakers,
@@ -210,12 +218,14 @@ impl TargetContext {
             if !start() {
                 return Sent::NotStarted;
             }
-            turn.token.spend();
+            let Turn { of_backfill, token, _of_all } = turn;
+            token.spend();
             let _in_flight = InFlight::enter(&self.counters.in_flight);
             let started = Instant::now();
             let outcomes = self.plan.client.deliver(deliveries, &tenant).await;
             self.record(&outcomes, started);
             self.breakers.judge(deliveries, &outcomes, passage);
+            self.rest(of_backfill, started);
             return Sent::Outcomes { outcomes, probe: is_probe };
         }
     }
@@ -223,13 +233,28 @@ impl TargetContext {
     /// Waits for a place among the requests, for the rate limit, and for a lease that holds long enough.
     async fn turn(&self, backfill: bool, passage: &Passage) -> Turn<'_> {
         // They are never closed.
-        let of_backfill = if backfill { self.backfill_requests.acquire().await.ok() } else { None };
+        let of_backfill = match backfill {
+            true => Arc::clone(&self.backfill_requests).acquire_owned().await.ok(),
+            false => None,
+        };
         let of_all = self.requests.acquire().await.ok();
         let token = self.rate.take(backfill).await;
         // A probe has to be claimed before it goes out, for the tenant and for the target.
         let claiming = if matches!(passage, Passage::Probe(_)) { 2 * CLAIM_TIMEOUT } else { Duration::ZERO };
         self.fence.pass(self.plan.timeout + claiming).await;
-        Turn { _permits: (of_backfill, of_all), token }
+        Turn { _of_all: of_all, of_backfill, token }
+    }
+
+    /// Keeps the place of a job's request empty for as long as live traffic needs.
+    fn rest(&self, place: Option<OwnedSemaphorePermit>, started: Instant) {
+        let Some(place) = place else { return };
+        let rest = self.pace.rest(started.elapsed(), Instant::now());
+        if !rest.is_zero() {
+            tokio::spawn(async move {
+                sleep(rest).await;
+                drop(place);
+            });
+        }
     }
 
     fn record(&self, outcomes: &[Outcome], started: Instant) {

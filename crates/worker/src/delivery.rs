@@ -196,6 +196,10 @@ impl Delivering {
         counters.superseded.increment(self.next.folded as u64);
         let age = OffsetDateTime::now_utc() - event.logged_at;
         counters.commit_to_delivery.record(age.as_seconds_f64().max(0.0));
+        if event.job.is_none() && event.resend == 0 && self.tries.attempts == 0 {
+            let age = Duration::try_from(age).unwrap_or_default();
+            self.context.live_delay.observe(age, tokio::time::Instant::now());
+        }
         tracing::info!(
             target: "postbound::synced",
             {

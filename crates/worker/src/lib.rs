@@ -24,6 +24,7 @@ mod generation;
 mod lane;
 mod ledger;
 mod links;
+mod pace;
 mod partition;
 mod rate;
 mod retry;

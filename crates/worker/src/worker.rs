@@ -6,6 +6,7 @@ use crate::{
     generation::Draining,
     ledger::Ledger,
     links::keep_connected,
+    pace::Pace,
     partition::{LinkWatch, Partition},
     settings::{TargetPlan, WorkerSettings},
 };
@@ -103,6 +104,7 @@ impl Worker {
             broker: broker.clone(),
             fence: Fence::closed(),
             breakers: BreakerBoard::start(store.clone()),
+            pace: Pace::default(),
         };
         let plans = plans.into_iter().map(|plan| (plan.registration.name.clone(), plan)).collect();
         Self {
