@@ -1,4 +1,7 @@
-use crate::{Role, template::template};
+use crate::{
+    Role,
+    template::{template, template_on},
+};
 use postbound_store::{Store, StoreOptions};
 use postbound_testbed::{Endpoints, Postgres};
 use sqlx::{Connection as _, PgConnection, PgPool, postgres::PgPoolOptions};
@@ -19,7 +22,20 @@ impl TestDatabase {
     /// When the servers are not there; the message says how to run the tests.
     pub async fn new() -> Self {
         let postgres = Endpoints::from_env().unwrap().postgres;
-        let template = template(&postgres).await.unwrap();
+        let template = template(&postgres).await.unwrap().to_owned();
+        Self::copy(postgres, &template).await
+    }
+
+    /// Copies the template database of a server of the test's own.
+    ///
+    /// # Panics
+    /// When it is not there.
+    pub async fn on(postgres: &Postgres) -> Self {
+        let template = template_on(postgres).await.unwrap();
+        Self::copy(postgres.clone(), &template).await
+    }
+
+    async fn copy(postgres: Postgres, template: &str) -> Self {
         let name = format!("test_{}", Uuid::new_v4().simple());
         let url = postgres.create_database_from_template(&name, template).await.unwrap();
         let superuser = PgPoolOptions::new().max_connections(4).connect_lazy(&url).unwrap();

@@ -4,7 +4,7 @@ use crate::{
 };
 use postbound_receiver::Contract;
 use postbound_store::{Store, TargetCounts};
-use postbound_testbed::Endpoints;
+use postbound_testbed::{Endpoints, RabbitMq};
 use serde_json::Value;
 use std::{
     path::PathBuf,
@@ -40,6 +40,8 @@ pub struct Installation {
     pub database: TestDatabase,
     /// A client for everything that speaks HTTP.
     pub http: reqwest::Client,
+    /// Where the receivers keep what they took, if not in its database.
+    receivers: Option<TestDatabase>,
     options: Options,
     folder: TempDir,
     processes: AtomicUsize,
@@ -83,19 +85,46 @@ impl Installation {
     /// # Panics
     /// When the servers are not there.
     pub async fn configure(options: Options) -> Self {
+        let rabbitmq = Endpoints::from_env().unwrap().rabbitmq;
+        Self::set_up(options, TestDatabase::new().await, rabbitmq, None).await
+    }
+
+    /// Sets it up on servers of the test's own, which it may break; topology included. The receivers' database is on the
+    /// server all tests share: what becomes of the other one is none of their business.
+    ///
+    /// # Panics
+    /// When the servers are not there, or the topology cannot be applied.
+    pub async fn start_on(endpoints: &Endpoints, options: Options) -> Self {
+        let (database, receivers) = tokio::join!(TestDatabase::on(&endpoints.postgres), TestDatabase::new());
+        let installation = Self::set_up(options, database, endpoints.rabbitmq.clone(), Some(receivers)).await;
+        installation.apply_topology().await;
+        installation
+    }
+
+    async fn set_up(
+        options: Options,
+        database: TestDatabase,
+        rabbitmq: RabbitMq,
+        receivers: Option<TestDatabase>,
+    ) -> Self {
         let room = Arc::clone(&ROOM).acquire_owned().await.unwrap();
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().unwrap();
-        let rabbitmq = Endpoints::from_env().unwrap().rabbitmq;
-        let (database, vhost) = tokio::join!(TestDatabase::new(), Vhost::new(rabbitmq));
-        let url = database.superuser_url();
+        let vhost = Vhost::new(rabbitmq).await;
+        let url = receivers.as_ref().unwrap_or(&database).superuser_url();
         let backend = TestTarget::start(url.clone(), Contract::S2, options.mode, &http).await;
         let crm = TestTarget::start(url, Contract::S3, options.mode, &http).await;
         let folder = tempfile::tempdir().unwrap();
         let toml = options.toml(&database, vhost.url(), [backend.address(), crm.address()]);
         std::fs::write(folder.path().join("postbound.toml"), toml).unwrap();
         let processes = AtomicUsize::new(0);
-        Self { backend, crm, vhost, database, http, options, folder, processes, _room: room }
+        Self { backend, crm, vhost, database, http, receivers, options, folder, processes, _room: room }
+    }
+
+    /// The database of the receivers.
+    #[must_use]
+    pub fn receivers(&self) -> &TestDatabase {
+        self.receivers.as_ref().unwrap_or(&self.database)
     }
 
     /// How it was set up.

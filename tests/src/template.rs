@@ -16,6 +16,11 @@ pub(crate) async fn template(postgres: &Postgres) -> Result<&'static str> {
     NAME.get_or_try_init(async || make(postgres).await).await.map(String::as_str)
 }
 
+/// The template of a server that is not the one all tests share.
+pub(crate) async fn template_on(postgres: &Postgres) -> Result<String> {
+    make(postgres).await
+}
+
 async fn make(postgres: &Postgres) -> Result<String> {
     let name = format!("postbound_template_{}", migrations_checksum()?);
     let mut admin = PgConnection::connect(&postgres.superuser_url()).await?;

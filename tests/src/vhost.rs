@@ -22,6 +22,25 @@ impl Vhost {
         &self.url
     }
 
+    /// Empties every queue.
+    ///
+    /// # Panics
+    /// When RabbitMQ does not answer.
+    pub async fn purge(&self) {
+        for queue in self.rabbitmq.queues(&self.name).await.unwrap() {
+            self.rabbitmq.purge_queue(&self.name, &queue).await.unwrap();
+        }
+    }
+
+    /// Deletes it with all that is in it, and makes an empty one of the same name.
+    ///
+    /// # Panics
+    /// When RabbitMQ does not answer.
+    pub async fn make_anew(&self) {
+        self.rabbitmq.delete_vhost(&self.name).await.unwrap();
+        self.rabbitmq.create_vhost(&self.name).await.unwrap();
+    }
+
     /// A queue's counts; none if there is no such queue.
     ///
     /// # Panics
@@ -55,6 +74,18 @@ impl Vhost {
         let ask = json!({"count": 1000, "ackmode": "ack_requeue_true", "encoding": "auto"});
         let request = http.post(url).basic_auth(self.rabbitmq.user(), Some(self.rabbitmq.password()));
         request.json(&ask).send().await.unwrap().json().await.unwrap()
+    }
+
+    /// Takes so many messages from a queue and refuses them for good: the queue gives them up.
+    ///
+    /// # Panics
+    /// When RabbitMQ does not answer, or there are not so many.
+    pub async fn reject(&self, http: &reqwest::Client, queue: &str, count: usize) {
+        let url = format!("{}/api/queues/{}/{queue}/get", self.rabbitmq.management_url(), self.name);
+        let ask = json!({"count": count, "ackmode": "reject_requeue_false", "encoding": "auto"});
+        let request = http.post(url).basic_auth(self.rabbitmq.user(), Some(self.rabbitmq.password()));
+        let refused: Vec<Value> = request.json(&ask).send().await.unwrap().json().await.unwrap();
+        assert_eq!(refused.len(), count);
     }
 
     /// Publishes a message.

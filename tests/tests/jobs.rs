@@ -2,6 +2,7 @@
 //! steered. Where no worker runs, the tests settle items in its place.
 
 mod arriving;
+mod queues;
 mod reconciling;
 mod sending;
 mod steering;

@@ -1,8 +1,10 @@
 //! The one test binary: a module per stage of a change's way. Run it with `cargo xtask test`.
 
+mod crashes;
 mod delivery;
 mod examples;
 mod failures;
 mod jobs;
 mod operators;
 mod producer;
+mod travel;

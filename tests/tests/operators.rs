@@ -71,7 +71,7 @@ fn numbers(list: &Value, field: &str) -> Vec<i64> {
 }
 
 /// SQL of dead letters of users u-1 to u-`count` of tenant t0, version 5 each.
-fn letters(target: &str, count: u32, reason: &str, class: &str, status: u16) -> String {
+pub(crate) fn letters(target: &str, count: u32, reason: &str, class: &str, status: u16) -> String {
     format!(
         "insert into postbound.dead_letter
              (target, event_id, log_id, tenant_id, user_id, version, action, logged_at, data, reason, class, status, detail,

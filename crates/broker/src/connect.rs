@@ -1,4 +1,4 @@
-use crate::tls::{TlsFiles, mend, tls_error};
+use crate::tls::{TlsFiles, mend};
 use futures_util::StreamExt as _;
 use lapin::{
     Channel, Connection, ConnectionProperties, ErrorKind, Event,
@@ -7,6 +7,7 @@ use lapin::{
     tcp::AMQPUriTcpExt as _,
     uri::{AMQPScheme, AMQPUri},
 };
+use postbound_tls::tls_error;
 use std::{
     path::PathBuf,
     str::FromStr as _,

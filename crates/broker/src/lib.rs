@@ -12,9 +12,11 @@ mod names;
 mod publisher;
 mod tls;
 mod topology;
+mod witness;
 
 pub use connect::{Broker, BrokerError, BrokerOptions, Link};
 pub use consumer::{Message, PartitionConsumer};
 pub use names::TargetNames;
 pub use publisher::{Headers, Message as OutgoingMessage, Publisher, Verdict};
 pub use topology::{Declared, QueueBounds, QueueState};
+pub use witness::{BrokerWitness, WitnessRow};

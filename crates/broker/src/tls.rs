@@ -2,14 +2,12 @@
 
 use crate::BrokerError;
 use lapin::tcp::{RustlsConnector, RustlsConnectorConfig};
+use postbound_tls::Fault;
 use rustls::{
-    AlertDescription as Alert, CertificateError as Invalid, Error,
+    Error,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 const CA: &str = "broker.ca_file";
 const CERTIFICATE: &str = "broker.client_cert_file";
@@ -70,43 +68,20 @@ fn unusable(setting: &'static str, path: &Path, why: &impl ToString) -> BrokerEr
     BrokerError::Certificate { setting, path: path.to_owned(), why: why.to_string() }
 }
 
-/// The error of TLS behind one of IO, if there is one. `io::Error` wraps it, at times more than once.
-pub(crate) fn tls_error(error: &io::Error) -> Option<&Error> {
-    let inner = error.get_ref()?;
-    inner.downcast_ref::<Error>().or_else(|| inner.downcast_ref::<io::Error>().and_then(tls_error))
-}
-
 /// What to do about a handshake that failed.
 pub(crate) fn mend(error: &Error) -> &'static str {
-    match error {
-        Error::InvalidCertificate(invalid) => match invalid {
-            Invalid::UnknownIssuer | Invalid::BadSignature => {
-                "set broker.ca_file to the certificate of the authority that signed RabbitMQ's"
-            }
-            Invalid::Expired
-            | Invalid::ExpiredContext { .. }
-            | Invalid::NotValidYet
-            | Invalid::NotValidYetContext { .. } => {
-                "renew RabbitMQ's certificate, or correct this machine's clock"
-            }
-            Invalid::NotValidForName | Invalid::NotValidForNameContext { .. } => {
-                "name the host in broker.url as RabbitMQ's certificate does"
-            }
-            _ => "give RabbitMQ another certificate",
-        },
-        Error::AlertReceived(
-            Alert::CertificateRequired
-            | Alert::NoCertificate
-            | Alert::BadCertificate
-            | Alert::UnsupportedCertificate
-            | Alert::CertificateRevoked
-            | Alert::CertificateExpired
-            | Alert::CertificateUnknown
-            | Alert::UnknownCA
-            | Alert::AccessDenied
-            | Alert::HandshakeFailure,
-        ) => "RabbitMQ wants a client certificate it trusts: broker.client_cert_file, broker.client_key_file",
-        Error::InvalidMessage(_) => "use amqp:// in broker.url, or RabbitMQ's port for TLS (5671 by default)",
-        _ => "see RabbitMQ's log",
+    match Fault::from(error) {
+        Fault::UnknownAuthority => {
+            "set broker.ca_file to the certificate of the authority that signed RabbitMQ's"
+        }
+        Fault::NotValidNow => "renew RabbitMQ's certificate, or correct this machine's clock",
+        Fault::OtherHost => "name the host in broker.url as RabbitMQ's certificate does",
+        Fault::ServerCertificate => "give RabbitMQ another certificate",
+        Fault::ClientCertificate => {
+            "RabbitMQ wants a client certificate it trusts: broker.client_cert_file, broker.client_key_file"
+        }
+        Fault::ClientKey => "broker.client_key_file does not belong to broker.client_cert_file",
+        Fault::NotTls => "use amqp:// in broker.url, or RabbitMQ's port for TLS (5671 by default)",
+        Fault::Other => "see RabbitMQ's log",
     }
 }

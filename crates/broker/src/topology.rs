@@ -176,6 +176,17 @@ impl Link {
         }
     }
 
+    /// Deletes a queue with whatever is in it; one that is not there is as good.
+    ///
+    /// # Errors
+    /// When RabbitMQ cannot be asked.
+    pub async fn delete_queue(&self, queue: &str) -> Result<(), BrokerError> {
+        let channel = self.channel().await?;
+        channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await?;
+        close(&channel).await;
+        Ok(())
+    }
+
     /// Deletes a queue, only if it is empty and nobody consumes it. False: it is in use, or holds messages.
     ///
     /// # Errors
@@ -200,11 +211,11 @@ async fn close(channel: &Channel) {
     let _ = channel.close(200, "done".into()).await;
 }
 
-fn is_soft(error: &lapin::Error, wanted: AMQPSoftError) -> bool {
+pub(crate) fn is_soft(error: &lapin::Error, wanted: AMQPSoftError) -> bool {
     matches!(error.kind(), ErrorKind::ProtocolError(amqp) if *amqp.kind() == AMQPErrorKind::Soft(wanted))
 }
 
-fn declare_error(error: lapin::Error, what: String) -> BrokerError {
+pub(crate) fn declare_error(error: lapin::Error, what: String) -> BrokerError {
     if is_soft(&error, AMQPSoftError::PRECONDITIONFAILED) {
         return BrokerError::Mismatch { what, detail: error.to_string() };
     }

@@ -141,6 +141,7 @@ impl Config {
             ("database.password_file".to_owned(), &self.database.password_file),
             ("broker.password_file".to_owned(), &self.broker.password_file),
             ("receiver.api_key_file".to_owned(), &self.receiver.api_key_file),
+            ("receiver.backend_api_key_file".to_owned(), &self.receiver.backend_api_key_file),
             ("receiver.signing_secrets_file".to_owned(), &self.receiver.signing_secrets_file),
         ];
         for (name, target) in &self.targets {

@@ -19,14 +19,19 @@ pub struct Receiver {
     pub schema: String,
     /// Whether it guards itself by version and idempotency key. Default `guarded`.
     pub mode: ReceiverMode,
-    /// What callers must present as API key (`X-Internal-API-Key`). Default: none is asked for.
+    /// What callers of `crm-batch` must present as API key (`X-Internal-API-Key`). Default: none is asked for.
     pub api_key: Option<Secret>,
-    /// The same, kept in a file and read again when that changes. Default: none.
+    /// The same, kept in a file. Default: none.
     pub api_key_file: Option<PathBuf>,
+    /// What callers of `backend-sync` must present as API key (`X-Internal-API-Key`, or `Authorization: Bearer`); not
+    /// asked for in mode `guardless`. Default: none is asked for.
+    pub backend_api_key: Option<Secret>,
+    /// The same, kept in a file. Default: none.
+    pub backend_api_key_file: Option<PathBuf>,
     /// Secrets that verify signatures; any match passes. Default: signatures are not asked for.
     #[serde(with = "units::list")]
     pub signing_secrets: Vec<Secret>,
-    /// The same, kept in a file, one a line, read again when that changes. Default: none.
+    /// The same, kept in a file, one a line. Default: none.
     pub signing_secrets_file: Option<PathBuf>,
     /// Requests taken in a span of time, then 429 with `Retry-After`. Default: no limit.
     pub rate_limit: Option<RateLimit>,
@@ -43,6 +48,8 @@ impl Default for Receiver {
             mode: ReceiverMode::Guarded,
             api_key: None,
             api_key_file: None,
+            backend_api_key: None,
+            backend_api_key_file: None,
             signing_secrets: Vec::new(),
             signing_secrets_file: None,
             rate_limit: None,
@@ -52,9 +59,14 @@ impl Default for Receiver {
 }
 
 impl Receiver {
-    /// Where the API key comes from, if one is asked for.
+    /// Where the API key of `crm-batch` comes from, if one is asked for.
     pub fn api_key(&self) -> Option<SecretSource> {
         SecretSource::from_settings(self.api_key.as_ref(), self.api_key_file.as_ref())
+    }
+
+    /// Where the API key of `backend-sync` comes from, if one is asked for.
+    pub fn backend_api_key(&self) -> Option<SecretSource> {
+        SecretSource::from_settings(self.backend_api_key.as_ref(), self.backend_api_key_file.as_ref())
     }
 
     /// Where the signing secrets come from, if signatures are asked for.

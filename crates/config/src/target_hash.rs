@@ -1,8 +1,10 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::Secret;
 use crate::adapter::Adapter;
 use crate::dispositions::Dispositions;
 use crate::target::{Action, Target};
@@ -15,19 +17,31 @@ impl Target {
     /// timeouts and pacing (`retry` and `breaker` among them) stay out, so that they change, and differ between
     /// workers, without `topology apply`.
     pub fn hash(&self) -> String {
-        let hashed = Hashed {
-            name: &self.name,
-            url: self.endpoint().map(String::from),
-            actions: &self.actions,
-            coalesce: self.coalesce,
-            origin: &self.origin,
-            headers: self.headers.keys().map(String::as_str).collect(),
-            content: Content::of(&self.adapter),
-            guards_versions: self.guards_versions,
-            dispositions: &self.dispositions,
-        };
-        let json = serde_json::to_vec(&hashed).expect("plain settings serialise");
+        let json = serde_json::to_vec(&Hashed::of(self)).expect("plain settings serialise");
         Sha256::digest(&json).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The settings [`Target::hash`] is of, by name, for people: without the values of headers, and of the URL
+    /// without password and query.
+    pub fn registered_settings(&self) -> BTreeMap<String, String> {
+        let Value::Object(mut hashed) = serde_json::to_value(Hashed::of(self)).unwrap_or_default() else {
+            return BTreeMap::new();
+        };
+        hashed.remove("name");
+        if let Some(Value::Object(content)) = hashed.remove("content") {
+            hashed.extend(content);
+        }
+        if let Some(Value::String(url)) = hashed.get_mut("url") {
+            *url = Secret::new(url.as_str()).redacted_url();
+        }
+        // Told at their defaults too.
+        hashed.insert("guards_versions".to_owned(), self.guards_versions.into());
+        hashed.entry("dispositions").or_insert_with(|| Value::Object(serde_json::Map::new()));
+        let told = |value: Value| match value {
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        hashed.into_iter().map(|(name, value)| (name, told(value))).collect()
     }
 }
 
@@ -45,6 +59,22 @@ struct Hashed<'a> {
     guards_versions: bool,
     #[serde(skip_serializing_if = "Dispositions::is_empty")]
     dispositions: &'a Dispositions,
+}
+
+impl<'a> Hashed<'a> {
+    fn of(target: &'a Target) -> Self {
+        Self {
+            name: &target.name,
+            url: target.endpoint().map(String::from),
+            actions: &target.actions,
+            coalesce: target.coalesce,
+            origin: &target.origin,
+            headers: target.headers.keys().map(String::as_str).collect(),
+            content: Content::of(&target.adapter),
+            guards_versions: target.guards_versions,
+            dispositions: &target.dispositions,
+        }
+    }
 }
 
 #[derive(Serialize)]

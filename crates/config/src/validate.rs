@@ -195,6 +195,8 @@ impl Check<'_> {
             && schema.len() <= 63;
         self.require(plain, "receiver.schema", "must be a plain name: a-z, 0-9 and `_`, not first a digit");
         self.one_source(receiver.api_key.is_some(), &receiver.api_key_file, "receiver.api_key");
+        let key = receiver.backend_api_key.is_some();
+        self.one_source(key, &receiver.backend_api_key_file, "receiver.backend_api_key");
         self.one_source(
             !receiver.signing_secrets.is_empty(),
             &receiver.signing_secrets_file,

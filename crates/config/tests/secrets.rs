@@ -133,5 +133,23 @@ fn the_hash_follows_what_is_sent_and_not_how_fast_or_with_which_secret() {
     ];
     for other in others {
         assert_ne!(hash(&other), base, "{other:?}");
+        let told = other.name != crm.name || other.registered_settings() != crm.registered_settings();
+        assert!(told, "people are told which setting it is: {other:?}");
     }
+}
+
+#[test]
+fn settings_that_are_registered_hold_no_secret() {
+    let crm = Target {
+        url: Some("https://ada:hunter2@crm.example/sync?token=hunter2".to_owned()),
+        api_key: Some("hunter2".into()),
+        headers: [("X-Tenant-Key".to_owned(), "hunter2".into())].into(),
+        ..Target::new("crm", Adapter::CrmBatch(CrmBatch::default()))
+    };
+    let settings = crm.registered_settings();
+    assert!(!format!("{settings:?}").contains("hunter2"), "{settings:?}");
+    let shown = |name: &str| settings[name].as_str();
+    assert_eq!(shown("url"), "https://ada:***@crm.example/sync");
+    assert_eq!((shown("adapter"), shown("headers")), ("crm-batch", r#"["X-Tenant-Key"]"#));
+    assert_eq!((shown("guards_versions"), shown("dispositions")), ("false", "{}"));
 }

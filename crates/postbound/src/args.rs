@@ -1,6 +1,6 @@
 use crate::{
-    audit::AuditCommand, dead_letters::DeadLettersCommand, jobs::JobsCommand, reconcile::ReconcileArgs,
-    resync::ResyncArgs, targets::TargetsCommand, users::UsersCommand,
+    audit::AuditCommand, dead_letters::DeadLettersCommand, jobs::JobsCommand, rebase::RebaseArgs,
+    reconcile::ReconcileArgs, resync::ResyncArgs, targets::TargetsCommand, users::UsersCommand,
 };
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -99,6 +99,9 @@ pub(crate) enum Command {
     Resync(ResyncArgs),
     /// Send the newest states of users that are out of sync although nothing is on its way for them
     Reconcile(ReconcileArgs),
+    /// Go on after Postgres or RabbitMQ went back to an older state: a replica promoted too early, a restored backup, a
+    /// virtual host made anew
+    Rebase(RebaseArgs),
     /// What operators did
     Audit {
         #[command(subcommand)]

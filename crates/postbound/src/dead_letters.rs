@@ -9,13 +9,11 @@ use crate::{
     confirm::confirm_many,
     exit::{Exit, failed},
     moment::show as show_moment,
-    operate::{self, Acting},
+    operate::{self, Terms},
     output::{lines, or_dash, print, print_json, table},
 };
-pub(crate) use replay::Pace;
-
-use filter::{FilterArgs, refuse_empty};
-use postbound_store::{LetterCause, LetterRow, LetterState};
+use filter::{ChosenLetters, FilterArgs};
+use postbound_store::{LetterCause, LetterRow, LetterState, Store};
 use serde_json::json;
 
 #[derive(Debug, clap::Subcommand)]
@@ -63,27 +61,10 @@ pub(crate) enum DeadLettersCommand {
     Replay(replay::ReplayArgs),
     /// Give open letters up: nobody has to do anything about them any more
     Discard {
-        /// These letters
-        letters: Vec<i64>,
         #[command(flatten)]
-        filter: FilterArgs,
-        /// All open letters of the installation
-        #[arg(long)]
-        all: bool,
-        /// So many at most, the oldest first
-        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
-        limit: Option<u32>,
-        /// Only say how many
-        #[arg(long)]
-        dry_run: bool,
-        /// Do not ask
-        #[arg(long)]
-        yes: bool,
+        chosen: ChosenLetters,
         #[command(flatten)]
-        acting: Acting,
-        /// As JSON
-        #[arg(long)]
-        json: bool,
+        terms: Terms,
     },
 }
 
@@ -132,31 +113,29 @@ pub(crate) async fn run(common: &Common, command: &DeadLettersCommand) -> Result
         }
         DeadLettersCommand::Show { letter, data, json } => show::run(&store, *letter, *data, *json).await?,
         DeadLettersCommand::Replay(args) => replay::run(&config, &store, args).await?,
-        DeadLettersCommand::Discard { letters, filter, all, limit, dry_run, yes, acting, json } => {
-            let filter = filter.filter(letters);
-            refuse_empty(&filter, *all)?;
-            let limit = limit.map(i64::from);
-            let open = store.open_letters(&filter).await.map_err(failed)?.min(limit.unwrap_or(i64::MAX));
-            let mut discarded = 0;
-            if !dry_run && open > 0 {
-                confirm_many(open, &format!("discard {open} letters"), *yes)?;
-                let operation = acting.operation(
-                    "dead-letters discard",
-                    json!({ "letters": filter, "all": all, "limit": limit }),
-                );
-                // No more than was confirmed, though others may have died since.
-                discarded = store.discard_letters(&filter, Some(open), &operation).await.map_err(failed)?;
-            }
-            match (json, dry_run) {
-                (true, _) => {
-                    print_json(&json!({ "dry_run": dry_run, "open": open, "discarded": discarded }))?;
-                }
-                (false, true) => print(format!("{open} letters would be discarded")),
-                (false, false) => print(format!("{discarded} letters discarded")),
-            }
-        }
+        DeadLettersCommand::Discard { chosen, terms } => discard(&store, chosen, terms).await?,
     }
     Ok(Exit::Done)
+}
+
+async fn discard(store: &Store, chosen: &ChosenLetters, terms: &Terms) -> Result<(), Exit> {
+    let filter = chosen.filter()?;
+    let limit = chosen.limit();
+    let open = store.open_letters(&filter).await.map_err(failed)?.min(limit.unwrap_or(i64::MAX));
+    let mut discarded = 0;
+    if !terms.dry_run && open > 0 {
+        confirm_many(open, &format!("discard {open} letters"), terms.yes)?;
+        let asked = json!({ "letters": filter, "all": chosen.all, "limit": limit });
+        let operation = terms.acting.operation("dead-letters discard", asked);
+        // No more than was confirmed, though others may have died since.
+        discarded = store.discard_letters(&filter, Some(open), &operation).await.map_err(failed)?;
+    }
+    match (terms.json, terms.dry_run) {
+        (true, _) => print_json(&json!({ "dry_run": terms.dry_run, "open": open, "discarded": discarded }))?,
+        (false, true) => print(format!("{open} letters would be discarded")),
+        (false, false) => print(format!("{discarded} letters discarded")),
+    }
+    Ok(())
 }
 
 fn render_list(letters: &[LetterRow], limit: i64) -> String {

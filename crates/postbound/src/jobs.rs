@@ -1,5 +1,6 @@
 //! `postbound jobs`: what the relay sends on operators' behalf, and how it gets on.
 
+mod hindrance;
 mod watch;
 
 use crate::{
@@ -10,6 +11,7 @@ use crate::{
     operate::{self, Acting, parse_name},
     output::{lines, or_dash, print, print_json, table},
 };
+use hindrance::JobReport;
 use postbound_store::{ItemCounts, JobCommand, JobItemRow, JobRow, Steered, Store};
 use serde_json::json;
 
@@ -27,7 +29,7 @@ pub(crate) enum JobsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// How a job gets on (exit 4: it ended with failures, or was stopped)
+    /// How a job gets on, and what it waits for (exit 4: it ended with failures, or was stopped)
     Status {
         /// The job
         job: i64,
@@ -105,11 +107,12 @@ pub(crate) async fn run(common: &Common, command: &JobsCommand) -> Result<Exit, 
             if *watch {
                 shown = watch::until_ended(&store, shown).await?;
             }
+            let report = JobReport::of(&store, shown).await?;
             match json {
-                true => print_json(&shown)?,
-                false => print(render(&shown)),
+                true => print_json(&report)?,
+                false => print(render(&report)),
             }
-            Ok(exit(&shown))
+            Ok(exit(&report.job))
         }
         JobsCommand::Pause(args) => steer(&store, JobCommand::Pause, "jobs pause", args).await,
         JobsCommand::Resume(args) => steer(&store, JobCommand::Resume, "jobs resume", args).await,
@@ -185,7 +188,8 @@ fn render_list(jobs: &[JobRow]) -> String {
     lines(&rows)
 }
 
-fn render(job: &JobRow) -> String {
+fn render(report: &JobReport) -> String {
+    let job = &report.job;
     let reason = job.state_reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
     let mut rows = table(["job", &job.job_id.to_string()]);
     let mut row = |name: &str, value: String| {
@@ -193,6 +197,9 @@ fn render(job: &JobRow) -> String {
     };
     row("state", format!("{}{reason}", job.state));
     row("items", counted(&job.items));
+    if !report.waits_for.is_empty() {
+        row("waits for", report.lines().join("\n"));
+    }
     row("sends", format!("{} to {}", job.kind, job.target));
     row("asked for", job.filter.to_string());
     row("rate", job.rate_per_second.map_or_else(|| "-".to_owned(), |rate| format!("{rate} users/s")));
@@ -262,7 +269,8 @@ fn counted(items: &ItemCounts) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{hindrance::Hindrance, *};
+    use postbound_store::ClosedScope;
     use time::macros::datetime;
 
     fn job(state: &str, dead: i64) -> JobRow {
@@ -287,10 +295,35 @@ mod tests {
 
     #[test]
     fn people_read_where_a_job_stands() {
-        insta::assert_snapshot!(render(&job("stopped", 5)), @r#"
+        let closed = ClosedScope {
+            tenant: None,
+            since: datetime!(2026-11-21 22:00 UTC),
+            reason: "http_503".into(),
+            paused_by: None,
+            pause_reason: None,
+            next_probe_at: Some(datetime!(2026-11-21 22:05 UTC)),
+        };
+        let waits_for = vec![
+            Hindrance::Closed { target: "crm".into(), scope: closed },
+            Hindrance::NoRelay,
+            Hindrance::NoWorker { target: "crm".into() },
+            Hindrance::Parked { items: 2, next_attempt_at: Some(datetime!(2026-11-21 22:10 UTC)) },
+            Hindrance::Rate { waiting: 12, users_per_second: 0.5 },
+        ];
+        let report = JobReport { job: job("stopped", 5), waits_for };
+        assert_eq!(
+            report.briefly(),
+            "; waits for: crm (breaker open (http_503)); a relay; a worker of crm; 2 parked items; its rate of 0.5 users/s"
+        );
+        insta::assert_snapshot!(render(&report), @r#"
         job          7
         state        stopped: 5 failures
         items        990 delivered, 3 superseded, 5 dead, 2 sent (1000 in all)
+        waits for    crm: breaker open (http_503) since 2026-11-21 22:00:00Z, next probe 2026-11-21 22:05:00Z
+                     a relay: none is active; start one with: postbound relay
+                     a worker: none serves crm; start one with: postbound worker
+                     parked users: 2 items; the next try is due 2026-11-21 22:10:00Z
+                     its rate: 12 items at 0.5 users/s
         sends        replay to crm
         asked for    {"letters":{"target":"crm"}}
         rate         50 users/s

@@ -2,6 +2,7 @@
 
 mod args;
 mod audit;
+mod closed;
 mod config_check;
 mod confirm;
 mod dead_letters;
@@ -12,6 +13,7 @@ mod migrate;
 mod moment;
 mod operate;
 mod output;
+mod rebase;
 mod receiver;
 mod reconcile;
 mod relay;
@@ -27,6 +29,10 @@ mod worker;
 use args::{Args, Command};
 use clap::Parser as _;
 use exit::Exit;
+
+/// Many small allocations of one thread are freed by another here, which the system's allocator is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
     let args = Args::parse();
@@ -55,6 +61,7 @@ async fn run(args: Args) -> Exit {
         Command::Users { command } => users::run(&args.common, &command).await,
         Command::Resync(asked) => resync::run(&args.common, &asked).await,
         Command::Reconcile(asked) => reconcile::run(&args.common, &asked).await,
+        Command::Rebase(asked) => rebase::run(&args.common, &asked).await,
         Command::Audit { command } => audit::run(&args.common, &command).await,
     };
     outcome.unwrap_or_else(|exit| exit)

@@ -6,7 +6,7 @@ use crate::{
     roles,
 };
 use postbound_config::Config;
-use postbound_store::{Operation, RegisteredTarget, Store};
+use postbound_store::{CreatedJob, JobOptions, Operation, RegisteredTarget, Store};
 use serde_json::Value;
 
 /// Who acts.
@@ -30,6 +30,54 @@ impl Acting {
             None => store.login().await.map_err(failed),
         }
     }
+}
+
+/// On what terms a command changes something: whether in earnest, without a question, by whom, and how it answers.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Terms {
+    /// Only say what would happen
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) acting: Acting,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How fast a job goes, and when it stops by itself.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Pace {
+    /// Users per second at most [default: as fast as live traffic leaves room]
+    #[arg(long, value_name = "PER_SECOND", value_parser = parse_rate)]
+    pub(crate) rate: Option<f64>,
+    /// Stop when so many fail: dead-lettered, or parked for a failure of their own (not because the target is closed)
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(i32).range(1..))]
+    pub(crate) stop_after_failures: Option<i32>,
+}
+
+impl Pace {
+    /// A job of this pace, and nothing else that is special.
+    pub(crate) fn options(&self) -> JobOptions {
+        JobOptions {
+            rate_per_second: self.rate,
+            stop_after_failures: self.stop_after_failures,
+            ..JobOptions::default()
+        }
+    }
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
+    rate.ok_or_else(|| format!("{text:?} is not a number above 0"))
+}
+
+/// How to follow a job that was made.
+pub(crate) fn how_to_watch(job: &CreatedJob) -> String {
+    format!("watch it with: postbound jobs status {} --watch", job.job_id)
 }
 
 /// An argument that names something. Empty, which a script's unset variable is, it could mean all.

@@ -4,7 +4,7 @@ use crate::{
     roles,
     shutdown::run_until_stopped,
 };
-use postbound_config::{Config, ReceiverMode};
+use postbound_config::{Config, ReceiverMode, SecretSource};
 use postbound_receiver::{Contract, Mode, RateLimit, ReceiverConfig, serve};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -30,7 +30,10 @@ pub(crate) async fn run(common: &Common, only: Option<ContractArg>, guardless: b
 fn settings(config: &Config, only: Option<ContractArg>, guardless: bool) -> Result<ReceiverConfig, Exit> {
     let receiver = &config.receiver;
     let url = receiver.database_url.as_ref().unwrap_or(&config.database.url);
-    let api_key = receiver.api_key().map(|source| source.current()).transpose().map_err(failed)?;
+    let key = |source: Option<SecretSource>| {
+        let secret = source.map(|source| source.current()).transpose().map_err(failed)?;
+        Ok::<_, Exit>(secret.map(|secret| secret.expose().to_owned()))
+    };
     let secrets = receiver.signing_secrets().map(|list| list.current()).transpose().map_err(failed)?;
     let guardless = guardless || matches!(receiver.mode, ReceiverMode::Guardless);
     Ok(ReceiverConfig {
@@ -41,7 +44,8 @@ fn settings(config: &Config, only: Option<ContractArg>, guardless: bool) -> Resu
             Some(ContractArg::CrmBatch) => vec![Contract::S3],
         },
         mode: if guardless { Mode::Guardless } else { Mode::Guarded },
-        api_key: api_key.map(|secret| secret.expose().to_owned()),
+        api_key: key(receiver.api_key())?,
+        backend_api_key: key(receiver.backend_api_key())?,
         signing_secrets: secrets
             .iter()
             .flat_map(|list| list.iter())
@@ -51,4 +55,31 @@ fn settings(config: &Config, only: Option<ContractArg>, guardless: bool) -> Resu
         faults: receiver.faults,
         ..ReceiverConfig::new(url.expose())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_contract_has_its_key_from_a_value_or_a_file() {
+        let file = std::env::temp_dir().join(format!("postbound-receiver-key-{}", std::process::id()));
+        std::fs::write(&file, "backend-key\n").unwrap();
+        let check = |variables: &[(&str, &str)], keys: (Option<&str>, Option<&str>)| {
+            let variables = [("DATABASE_URL", "postgres://db")].iter().chain(variables);
+            let variables =
+                variables.map(|(key, value)| (format!("POSTBOUND_RECEIVER__{key}"), (*value).to_owned()));
+            let settings = settings(&Config::load(None, variables).unwrap(), None, false).unwrap();
+            assert_eq!((settings.api_key.as_deref(), settings.backend_api_key.as_deref()), keys);
+        };
+        check(&[], (None, None));
+        check(&[("API_KEY", "crm-key")], (Some("crm-key"), None));
+        check(&[("BACKEND_API_KEY", "backend-key")], (None, Some("backend-key")));
+        let path = file.to_str().unwrap();
+        check(
+            &[("API_KEY", "crm-key"), ("BACKEND_API_KEY_FILE", path)],
+            (Some("crm-key"), Some("backend-key")),
+        );
+        std::fs::remove_file(&file).unwrap();
+    }
 }

@@ -3,7 +3,7 @@ use crate::{
     confirm::confirm_many,
     exit::{Exit, failed},
     moment::parse_span,
-    operate::{self, Acting, parse_name},
+    operate::{self, Terms, parse_name},
     output::{print, print_json},
 };
 use postbound_store::{CreatedJob, RegisteredTarget, Store, StreamLag};
@@ -22,17 +22,8 @@ pub(crate) struct ReconcileArgs {
     /// Only users whose newest change is older than this
     #[arg(long, value_name = "SPAN", value_parser = parse_span, default_value = "15m")]
     older_than: Duration,
-    /// Only say how many
-    #[arg(long)]
-    dry_run: bool,
-    /// Do not ask
-    #[arg(long)]
-    yes: bool,
     #[command(flatten)]
-    acting: Acting,
-    /// As JSON
-    #[arg(long)]
-    json: bool,
+    terms: Terms,
 }
 
 /// What was found at one target, and made of it.
@@ -64,16 +55,16 @@ pub(crate) async fn run(common: &Common, args: &ReconcileArgs) -> Result<Exit, E
         found.push(look(&store, &lags, target, args.older_than).await?);
     }
     let stale: i64 = found.iter().map(|target| target.stale_users).sum();
-    if !args.dry_run {
-        confirm_many(stale, &format!("send {stale} newest states again"), args.yes)?;
+    if !args.terms.dry_run {
+        confirm_many(stale, &format!("send {stale} newest states again"), args.terms.yes)?;
         for target in found.iter_mut().filter(|target| target.stale_users > 0) {
             let filter = json!({ "target": target.target, "older_than_s": args.older_than.as_secs() });
-            let operation = args.acting.operation("reconcile", filter);
+            let operation = args.terms.acting.operation("reconcile", filter);
             target.job =
                 store.reconcile(&target.target, args.older_than, &operation).await.map_err(failed)?;
         }
     }
-    match args.json {
+    match args.terms.json {
         true => print_json(&found)?,
         false => found.iter().for_each(|target| print(render(target))),
     }
@@ -111,10 +102,9 @@ fn render(found: &Reconciled) -> String {
     let Reconciled { target, stale_users, left_out, job } = found;
     match (left_out, job) {
         (Some(why), _) => format!("{target}: left out: {why}"),
-        (None, Some(job)) => format!(
-            "{target}: {} stale users, job {}; watch it with: postbound jobs status {} --watch",
-            job.items, job.job_id, job.job_id
-        ),
+        (None, Some(job)) => {
+            format!("{target}: {} stale users, job {}; {}", job.items, job.job_id, operate::how_to_watch(job))
+        }
         (None, None) => format!("{target}: {stale_users} stale users"),
     }
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) async fn run(common: &Common) -> Result<Exit, Exit> {
     let config = roles::configuration(common)?;
     roles::start_logging(&config)?;
-    let store = roles::migrated_store(&config, roles::RELAY).await?;
+    let store = roles::awaited_store(&config, roles::RELAY).await?;
     let broker = roles::broker(&config)?;
     let (health, stop) = (Health::new(), CancellationToken::new());
     roles::serve_telemetry(&config, &health, &stop.child_token()).await?;

@@ -1,13 +1,12 @@
 use crate::{
     args::Common,
     confirm::confirm_many,
-    dead_letters::Pace,
     exit::{Exit, failed},
     moment::parse_moment,
-    operate::{self, Acting, parse_name},
+    operate::{self, Pace, Terms, parse_name},
     output::{print, print_json},
 };
-use postbound_store::{JobOptions, ResyncFilter};
+use postbound_store::ResyncFilter;
 use serde_json::json;
 use time::OffsetDateTime;
 
@@ -33,17 +32,8 @@ pub(crate) struct ResyncArgs {
     only_missing: bool,
     #[command(flatten)]
     pace: Pace,
-    /// Only say how many
-    #[arg(long)]
-    dry_run: bool,
-    /// Do not ask
-    #[arg(long)]
-    yes: bool,
     #[command(flatten)]
-    acting: Acting,
-    /// As JSON
-    #[arg(long)]
-    json: bool,
+    terms: Terms,
 }
 
 /// `postbound resync`
@@ -65,27 +55,28 @@ pub(crate) async fn run(common: &Common, args: &ResyncArgs) -> Result<Exit, Exit
     };
     let (users, skipped) = store.resync_counts(&filter).await.map_err(failed)?;
     let mut job = None;
-    if !args.dry_run && users + skipped > 0 {
-        confirm_many(users, &format!("send {users} users to {} again", args.target), args.yes)?;
-        let options = JobOptions {
-            rate_per_second: args.pace.rate,
-            stop_after_failures: args.pace.stop_after_failures,
-            ..JobOptions::default()
-        };
+    if !args.terms.dry_run && users + skipped > 0 {
+        confirm_many(users, &format!("send {users} users to {} again", args.target), args.terms.yes)?;
         let mut asked = serde_json::to_value(&filter).map_err(failed)?;
         asked["rate_per_second"] = json!(args.pace.rate);
         asked["stop_after_failures"] = json!(args.pace.stop_after_failures);
-        let operation = args.acting.operation("resync", asked);
-        job = store.create_resync_job(&filter, &options, &operation).await.map_err(failed)?;
+        let operation = args.terms.acting.operation("resync", asked);
+        job = store.create_resync_job(&filter, &args.pace.options(), &operation).await.map_err(failed)?;
     }
-    if args.json {
-        print_json(&json!({ "dry_run": args.dry_run, "users": users, "skipped": skipped, "job": job }))?;
+    if args.terms.json {
+        print_json(
+            &json!({ "dry_run": args.terms.dry_run, "users": users, "skipped": skipped, "job": job }),
+        )?;
         return Ok(Exit::Done);
     }
     print(match job {
         Some(job) => format!(
-            "job {}: {} users to {} ({} are not for it); watch it with: postbound jobs status {} --watch",
-            job.job_id, job.items, job.target, job.skipped, job.job_id
+            "job {}: {} users to {} ({} are not for it); {}",
+            job.job_id,
+            job.items,
+            job.target,
+            job.skipped,
+            operate::how_to_watch(&job)
         ),
         None => format!("{users} users to be sent to {}, {skipped} are not for it", args.target),
     });

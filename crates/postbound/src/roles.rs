@@ -10,13 +10,18 @@ use postbound_event::Action;
 use postbound_store::{Registration, Store, StoreOptions};
 use postbound_telemetry::{Health, Metrics, init_logging, serve};
 use std::{str::FromStr as _, time::Duration};
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 /// `application_name` of the relay's connections.
 pub(crate) const RELAY: &str = "postbound relay";
 /// `application_name` of a worker's connections.
 pub(crate) const WORKER: &str = "postbound worker";
+/// How long relay and worker wait at their start for a Postgres that is away.
+const START_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Reads the configuration.
 pub(crate) fn configuration(common: &Common) -> Result<Config, Exit> {
@@ -79,10 +84,34 @@ async fn follow_password(source: SecretSource, apply: impl Fn(&str)) {
 
 /// A migrated database; anything else is an error that says what to do.
 pub(crate) async fn migrated_store(config: &Config, application: &'static str) -> Result<Store, Exit> {
+    migrated_store_within(config, application, Duration::ZERO).await
+}
+
+/// The same for roles that keep running: a server that starts, restarts or fails over is waited for.
+pub(crate) async fn awaited_store(config: &Config, application: &'static str) -> Result<Store, Exit> {
+    migrated_store_within(config, application, START_PATIENCE).await
+}
+
+async fn migrated_store_within(
+    config: &Config,
+    application: &'static str,
+    patience: Duration,
+) -> Result<Store, Exit> {
     let store = store(config, application)?;
-    let status = store.migration_status().await.map_err(|error| {
-        Exit::failed(format!("Postgres at {} cannot be used: {error}", config.database.url.redacted_url()))
-    })?;
+    let started = Instant::now();
+    let status = loop {
+        match store.migration_status().await {
+            Ok(status) => break status,
+            Err(error) if error.is_transient() && started.elapsed() < patience => {
+                tracing::warn!(error = %error, "Postgres cannot be used yet; waiting for it");
+                sleep(Duration::from_secs(1)).await;
+            }
+            Err(error) => {
+                let address = config.database.url.redacted_url();
+                return Err(Exit::failed(format!("Postgres at {address} cannot be used: {error}")));
+            }
+        }
+    };
     if !status.is_current() {
         return Err(Exit::failed(format!(
             "the database is at migration {}, this version needs {}; run: postbound migrate",
@@ -139,6 +168,7 @@ pub(crate) fn registration(config: &Config, target: &Target) -> Registration {
         origin: target.origin.clone(),
         fold: target.coalesce,
         config_hash: config.target_hash(target),
+        settings: target.registered_settings(),
         partitions: config.topology.partitions,
     }
 }

@@ -1,12 +1,12 @@
 use crate::{
     args::Common,
+    closed::why_closed,
     exit::{Exit, failed},
     moment,
-    output::print,
+    output::{print, print_json, table},
     roles,
 };
-use comfy_table::{Table, presets::NOTHING};
-use postbound_store::{ClosedScope, DrainingTarget, Snapshot, TargetStatus};
+use postbound_store::{DrainingTarget, Snapshot, TargetStatus};
 use std::collections::BTreeMap;
 
 /// Closed tenants told one by one, per target.
@@ -18,7 +18,7 @@ pub(crate) async fn run(common: &Common, json: bool) -> Result<Exit, Exit> {
     let store = roles::migrated_store(&config, "postbound status").await?;
     let status = store.status().await.map_err(failed)?;
     if json {
-        print(serde_json::to_string_pretty(&status).map_err(failed)?);
+        print_json(&status)?;
     } else {
         print(render(&status));
     }
@@ -29,6 +29,9 @@ pub(crate) async fn run(common: &Common, json: bool) -> Result<Exit, Exit> {
 fn render(status: &Snapshot) -> String {
     let relay = status.relay.holder.as_deref().unwrap_or("none: start one with postbound relay");
     let mut blocks = vec![format!("active relay  {relay}")];
+    if let Some(halt) = &status.halted {
+        blocks.push(format!("publishing is halted since {}\n{}", moment::show(halt.since), halt.reason));
+    }
     let mut streams = table(["stream", "lag rows", "lag seconds"]);
     for lag in &status.streams {
         streams.add_row([lag.stream.clone(), lag.rows.to_string(), format!("{:.1}", lag.seconds)]);
@@ -88,29 +91,10 @@ fn targets(targets: &[TargetStatus]) -> String {
     text
 }
 
-/// Why nothing is sent to a target, or to a tenant of it, and since when.
-pub(crate) fn why_closed(target: &str, closed: &ClosedScope) -> String {
-    let tenant = closed.tenant.as_ref().map_or_else(String::new, |tenant| format!(", tenant {tenant}"));
-    let since = moment::show(closed.since);
-    match &closed.paused_by {
-        Some(by) => {
-            let why = closed.pause_reason.as_deref().unwrap_or_default();
-            format!("{target}{tenant}: paused by {by}: {why}; closed since {since}")
-        }
-        None => format!("{target}{tenant}: breaker open since {since} ({})", closed.reason),
-    }
-}
-
 fn draining(target: &DrainingTarget) -> String {
     let DrainingTarget { target, generation, partitions, drained, relay_moved_on } = target;
     let relay = if *relay_moved_on { "" } else { "; the relay has not gone on yet" };
     format!(
         "{target} changes its partitions: {drained} of {partitions} of generation {generation} are empty{relay}"
     )
-}
-
-fn table<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(NOTHING).set_header(header);
-    table
 }

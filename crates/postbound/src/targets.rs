@@ -2,15 +2,14 @@
 
 use crate::{
     args::Common,
+    closed::{scope, why_closed},
     exit::{Exit, failed},
-    moment::{show as show_moment, show_if},
     operate::{self, Acting, parse_name},
     output::{lines, print, print_json, table},
 };
-use postbound_store::{BreakerRow, Resumed, Store, TargetBacklog};
+use postbound_store::{ClosedScope, Resumed, Store, TargetBacklog};
 use serde::Serialize;
 use serde_json::json;
-use time::OffsetDateTime;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum TargetsCommand {
@@ -58,33 +57,7 @@ struct TargetRow {
     partitions: u16,
     parked_users: i64,
     open_letters: i64,
-    closed: Vec<Closed>,
-}
-
-/// Why nothing is sent to a target, or for a tenant of it.
-#[derive(Debug, Serialize)]
-struct Closed {
-    tenant: Option<String>,
-    #[serde(with = "time::serde::rfc3339")]
-    since: OffsetDateTime,
-    reason: String,
-    paused_by: Option<String>,
-    pause_reason: Option<String>,
-    #[serde(with = "time::serde::rfc3339::option")]
-    next_probe_at: Option<OffsetDateTime>,
-}
-
-impl From<BreakerRow> for Closed {
-    fn from(row: BreakerRow) -> Self {
-        Self {
-            tenant: row.tenant,
-            since: row.opened_at,
-            reason: row.reason,
-            paused_by: row.paused_by,
-            pause_reason: row.pause_reason,
-            next_probe_at: row.retry_at,
-        }
-    }
+    closed: Vec<ClosedScope>,
 }
 
 /// `postbound targets list|pause|resume`
@@ -101,27 +74,22 @@ pub(crate) async fn run(common: &Common, command: &TargetsCommand) -> Result<Exi
         TargetsCommand::Pause { target, tenant, reason, acting, json } => {
             operate::target(&store, target).await?;
             let by = acting.name(&store).await?;
-            store.pause_target(target, tenant.as_deref(), &by, reason).await.map_err(failed)?;
             let operation = acting
                 .operation("targets pause", json!({ "target": target, "tenant": tenant, "reason": reason }));
-            store.audit(&operation, &json!({})).await.map_err(failed)?;
+            store.pause_target(target, tenant.as_deref(), &by, reason, &operation).await.map_err(failed)?;
             match json {
                 true => print_json(&json!({ "target": target, "tenant": tenant, "paused_by": by }))?,
                 false => print(format!(
                     "{}: paused; resume it with: postbound targets resume {target}{}",
-                    scope(target, tenant),
+                    scope(target, tenant.as_deref()),
                     tenant_flag(tenant)
                 )),
             }
         }
         TargetsCommand::Resume { target, tenant, acting, json } => {
             operate::target(&store, target).await?;
-            let resumed = store.resume_target(target, tenant.as_deref()).await.map_err(failed)?;
-            if resumed != Resumed::NotPaused {
-                let operation =
-                    acting.operation("targets resume", json!({ "target": target, "tenant": tenant }));
-                store.audit(&operation, &json!({})).await.map_err(failed)?;
-            }
+            let operation = acting.operation("targets resume", json!({ "target": target, "tenant": tenant }));
+            let resumed = store.resume_target(target, tenant.as_deref(), &operation).await.map_err(failed)?;
             let (word, said) = match resumed {
                 Resumed::Closed => ("open", "requests go out again"),
                 Resumed::StillOpen => {
@@ -131,7 +99,7 @@ pub(crate) async fn run(common: &Common, command: &TargetsCommand) -> Result<Exi
             };
             match json {
                 true => print_json(&json!({ "target": target, "tenant": tenant, "state": word }))?,
-                false => print(format!("{}: {said}", scope(target, tenant))),
+                false => print(format!("{}: {said}", scope(target, tenant.as_deref()))),
             }
         }
     }
@@ -144,7 +112,8 @@ async fn targets(store: &Store) -> Result<Vec<TargetRow>, Exit> {
     let rows = operate::targets(store).await?.into_iter().map(|target| {
         let name = target.registration.name;
         let backlog = backlogs.iter().find(|backlog| backlog.target == name);
-        let closed = breakers.extract_if(.., |breaker| breaker.target == name).map(Closed::from).collect();
+        let closed =
+            breakers.extract_if(.., |breaker| breaker.target == name).map(ClosedScope::from).collect();
         TargetRow {
             adapter: target.registration.adapter,
             partitions: target.registration.partitions,
@@ -181,31 +150,9 @@ fn render(targets: &[TargetRow]) -> String {
     let closed = targets.iter().flat_map(|target| target.closed.iter().map(move |closed| (target, closed)));
     for (index, (target, closed)) in closed.enumerate() {
         let lead = if index == 0 { "\n\n" } else { "\n" };
-        text.push_str(&format!("{lead}{}: {}", scope(&target.target, &closed.tenant), why(closed)));
+        text.push_str(&format!("{lead}{}", why_closed(&target.target, closed)));
     }
     text
-}
-
-fn why(closed: &Closed) -> String {
-    let since = show_moment(closed.since);
-    match &closed.paused_by {
-        Some(by) => {
-            let reason = closed.pause_reason.as_deref().unwrap_or_default();
-            format!("paused by {by}: {reason}; closed since {since}, until it is resumed")
-        }
-        None => format!(
-            "breaker open since {since} ({}), next probe {}",
-            closed.reason,
-            show_if(closed.next_probe_at)
-        ),
-    }
-}
-
-fn scope(target: &str, tenant: &Option<String>) -> String {
-    match tenant {
-        Some(tenant) => format!("{target}, tenant {tenant}"),
-        None => target.to_owned(),
-    }
 }
 
 fn tenant_flag(tenant: &Option<String>) -> String {
@@ -227,7 +174,7 @@ mod tests {
             open_letters: 3,
             closed,
         };
-        let closed = |tenant: Option<&str>, by: Option<&str>| Closed {
+        let closed = |tenant: Option<&str>, by: Option<&str>| ClosedScope {
             tenant: tenant.map(str::to_owned),
             since: datetime!(2026-11-21 22:00 UTC),
             reason: "http_503".into(),
@@ -247,7 +194,7 @@ mod tests {
         hub      crm-batch  16          12            3             held back in part
 
         crm: paused by ada: migration; closed since 2026-11-21 22:00:00Z, until it is resumed
-        hub, tenant acme: breaker open since 2026-11-21 22:00:00Z (http_503), next probe 2026-11-21 22:05:00Z
+        hub, tenant acme: breaker open (http_503) since 2026-11-21 22:00:00Z, next probe 2026-11-21 22:05:00Z
         ");
     }
 }

@@ -2,6 +2,8 @@ mod apply;
 mod prune;
 mod show;
 
+pub(crate) use apply::bounds;
+
 use crate::{
     args::{Common, TopologyCommand},
     exit::{Exit, failed},
@@ -11,7 +13,8 @@ use crate::{
 use apply::Change;
 use postbound_broker::{Link, TargetNames};
 use postbound_config::Config;
-use postbound_store::{Generation, RegisteredTarget, Store};
+use postbound_store::{Generation, Operation, RegisteredTarget, Store};
+use serde_json::json;
 
 /// `postbound topology apply|show`
 pub(crate) async fn run(common: &Common, command: &TopologyCommand) -> Result<Exit, Exit> {
@@ -62,12 +65,34 @@ async fn apply(
             ));
         }
     }
+    mend_witness(store, link).await?;
     if prune {
         for known in &registered {
             prune::past_generations(store, link, &known.registration.name).await?;
         }
     }
     Ok(Exit::Done)
+}
+
+/// RabbitMQ's witness of what was published. Where Postgres knows of one and the queue is gone, so is what was in other
+/// queues, whether they are there again or not. Last: a run that ends before is followed by one that still sees it.
+async fn mend_witness(store: &Store, link: &Link) -> Result<(), Exit> {
+    let exists = link.witness_queue().await.map_err(failed)?.exists;
+    let witness = store.database_witness().await.map_err(failed)?;
+    if !exists && witness.beat > 0 {
+        let operation = Operation {
+            command: "topology apply",
+            acting_as: None,
+            filter: json!({ "witness": "vanished" }),
+        };
+        store.republish_log(witness.epoch, &operation).await.map_err(failed)?;
+        print(
+            "RabbitMQ's witness had vanished; the log is published again to all targets from its oldest row (what they hold \
+             already is not sent again)",
+        );
+    }
+    link.declare_witness().await.map_err(failed)?;
+    Ok(())
 }
 
 fn is_wanted(config: &Config, known: &RegisteredTarget) -> bool {

@@ -22,7 +22,7 @@ pub(crate) async fn run(common: &Common, only: &[String]) -> Result<Exit, Exit> 
     let config = roles::configuration(common)?;
     roles::start_logging(&config)?;
     let plans = plans(&config, only)?;
-    let store = roles::migrated_store(&config, roles::WORKER).await?;
+    let store = roles::awaited_store(&config, roles::WORKER).await?;
     let broker = roles::broker(&config)?;
     let (health, stop) = (Health::new(), CancellationToken::new());
     roles::serve_telemetry(&config, &health, &stop.child_token()).await?;

@@ -42,6 +42,7 @@ mod tests {
             origin: "zopkit".into(),
             fold: true,
             config_hash: String::new(),
+            settings: Default::default(),
             partitions: 16,
         };
         let check = |wanted: bool, row: LogRow| assert_eq!(wants(&crm, &row), wanted, "{row:?}");

@@ -157,7 +157,7 @@ mod tests {
             new_key,
             rate_per_second: None,
             stop_after_failures: None,
-            dead: 0,
+            failing: 0,
             in_flight: false,
         }
     }

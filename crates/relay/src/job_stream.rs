@@ -1,4 +1,5 @@
 use crate::{
+    guard::Guard,
     job_flight::PageFlight,
     job_page::JobPage,
     job_progress::{Progress, Unsettled},
@@ -11,6 +12,7 @@ use postbound_event::BATCH_CONTENT_TYPE;
 use postbound_store::{Generation, MarkedItem, RunningJob, Saved, Store, TargetJobs, within};
 use postbound_telemetry::Component;
 use std::{collections::HashMap, time::Duration};
+use time::OffsetDateTime;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
@@ -36,6 +38,7 @@ pub(crate) struct JobContext {
     pub(crate) settings: RelaySettings,
     pub(crate) lease_token: i64,
     pub(crate) target: String,
+    pub(crate) guard: Guard,
     pub(crate) component: Component,
 }
 
@@ -54,6 +57,8 @@ struct Session {
     names: TargetNames,
     generation: Generation,
     publisher: Publisher,
+    /// The server of Postgres that was looked at before.
+    server_started: OffsetDateTime,
     blocked: watch::Receiver<bool>,
     /// When RabbitMQ was last seen to block us; no confirm is due from before then.
     blocked_at: Option<Instant>,
@@ -70,13 +75,23 @@ enum Step {
 }
 
 /// Runs the jobs of a target until none is left, or told to stop.
-pub(crate) async fn run_jobs(context: &JobContext, stop: &CancellationToken) -> Result<Ended, Interrupted> {
+pub(crate) async fn run_jobs(
+    context: &mut JobContext,
+    stop: &CancellationToken,
+) -> Result<Ended, Interrupted> {
     let Some(TargetJobs { generation, .. }) = running_jobs(context).await? else { return Ok(Ended::Idle) };
     let link = context.broker.connect(&format!("postbound relay jobs {}", context.target)).await?;
+    let publisher = Publisher::open(&link).await?;
+    let server_started = within(QUERY_TIMEOUT, context.store.database_witness()).await?.server.started;
+    tokio::select! {
+        () = stop.cancelled() => return Ok(Ended::Idle),
+        admitted = context.guard.admit(server_started) => admitted?,
+    }
     let mut session = Session {
+        server_started,
         names: TargetNames::new(context.target.clone(), generation.number),
         generation,
-        publisher: Publisher::open(&link).await?,
+        publisher,
         blocked: link.blocked(),
         blocked_at: None,
         progress: HashMap::new(),
@@ -207,6 +222,10 @@ impl Session {
         let bytes = settings.page_bytes_max as i64;
         let page = self.context.store.job_page(job.id, progress.after_item, rows as i64, bytes);
         let items = within(QUERY_TIMEOUT, page).await?;
+        let server = within(QUERY_TIMEOUT, self.context.store.database_witness()).await?.server;
+        if server.started != self.server_started {
+            return Err(Interrupted::ServerChanged);
+        }
         let Some(last_item) = items.last().map(|item| item.item) else {
             // What was passed over may wait again: looked at once more from the beginning before the job counts as sent.
             progress.exhausted = progress.after_item == 0;
@@ -222,7 +241,9 @@ impl Session {
         let mut flight = PageFlight::new(page.messages);
         let published = self.publish(job.id, &mut flight, link, stop).await;
         let confirmed = flight.take_confirmed();
+        postbound_failpoint::pass("relay.job_confirmed");
         self.context.mark(job.id, &confirmed).await?;
+        postbound_failpoint::pass("relay.job_marked");
         self.unsettled.sent(confirmed.len());
         published?;
         if !flight.is_over() {
@@ -257,6 +278,7 @@ impl Session {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = link.lost() => return Err(Interrupted::ConnectionLost),
+                halted = self.context.guard.halted() => return Err(halted),
                 settled = self.publisher.next() => { let (id, verdict) = settled?; settle(flight, id, verdict); }
                 () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() && !blocked => {}
                 changed = self.blocked.changed() => changed.map_err(|_| Interrupted::ConnectionLost)?,
@@ -326,10 +348,14 @@ impl Session {
             return Ok(());
         }
         unsettled.unchanged_since = Instant::now();
-        for partition in 0..self.generation.partitions {
-            self.context.component.progress();
-            if link.queue_state(&self.names.backfill_queue(partition)).await?.messages > 0 {
-                return Ok(());
+        let Some(running) = running_jobs(&self.context).await? else { return Ok(()) };
+        for generation in running.draining.into_iter().chain([running.generation]) {
+            let names = TargetNames::new(self.context.target.clone(), generation.number);
+            for partition in 0..generation.partitions {
+                self.context.component.progress();
+                if link.queue_state(&names.backfill_queue(partition)).await?.messages > 0 {
+                    return Ok(());
+                }
             }
         }
         let store = &self.context.store;
@@ -347,15 +373,15 @@ impl Session {
 impl JobContext {
     /// One that fails too often sends nothing more: it is stopped, or done where nothing is left.
     async fn stop_if_failing(&self, job: &RunningJob) -> Result<bool, Interrupted> {
-        let Some(limit) = job.stop_after_failures.filter(|limit| job.dead >= i64::from(*limit)) else {
+        let Some(limit) = job.stop_after_failures.filter(|limit| job.failing >= i64::from(*limit)) else {
             return Ok(false);
         };
-        let reason = format!("{} items failed; it was to stop after {limit}", job.dead);
+        let reason = format!("{} items failed; it was to stop after {limit}", job.failing);
         let store = &self.store;
         if within(QUERY_TIMEOUT, store.stop_job(job.id, &reason, self.lease_token)).await? {
-            tracing::warn!(target.name = %self.target, job.id, job.dead, "job stopped after failures");
+            tracing::warn!(target.name = %self.target, job.id, job.failing, "job stopped after failures");
         } else if within(QUERY_TIMEOUT, store.finish_job(job.id, self.lease_token)).await? {
-            tracing::info!(target.name = %self.target, job.id, job.dead, "job done");
+            tracing::info!(target.name = %self.target, job.id, job.failing, "job done");
         }
         Ok(true)
     }

@@ -1,6 +1,8 @@
 use crate::{
+    guard::Guard,
     job_stream::{Ended, JobContext, run_jobs},
     settings::RelaySettings,
+    supervise::{HALTED, Interrupted},
 };
 use postbound_broker::Broker;
 use postbound_store::{Store, StoreError, within};
@@ -31,6 +33,7 @@ pub(crate) struct JobRunner {
     pub(crate) settings: RelaySettings,
     pub(crate) health: Health,
     pub(crate) lease_token: i64,
+    pub(crate) guard: Guard,
 }
 
 impl JobRunner {
@@ -83,6 +86,7 @@ impl JobRunner {
                 broker: self.broker.clone(),
                 settings: self.settings.clone(),
                 lease_token: self.lease_token,
+                guard: self.guard.clone(),
                 component: self.health.component(&format!("relay.jobs.{target}")).deadline(DEADLINE),
                 target: target.clone(),
             };
@@ -111,14 +115,22 @@ impl JobRunner {
 }
 
 /// Runs a target's jobs over lost connections, until none is left or told to stop.
-async fn keep_running(context: JobContext, stop: CancellationToken) {
+async fn keep_running(mut context: JobContext, stop: CancellationToken) {
     let mut pause = Duration::from_millis(100);
     context.component.busy();
     while !stop.is_cancelled() {
         let started = Instant::now();
-        match run_jobs(&context, &stop).await {
+        match run_jobs(&mut context, &stop).await {
             Ok(Ended::Idle) => break,
             Ok(Ended::Anew) => pause = Duration::from_millis(100),
+            Err(Interrupted::Halted(_)) => {
+                context.component.idle();
+                context.component.not_ready(HALTED);
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    () = context.guard.resumed() => context.component.busy(),
+                }
+            }
             Err(why) => {
                 tracing::warn!(target.name = %context.target, error = %why, "jobs interrupted; starting over");
                 context.component.not_ready(why.to_string());

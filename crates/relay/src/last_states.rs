@@ -96,6 +96,7 @@ mod tests {
             origin: "crm".into(),
             fold: true,
             config_hash: String::new(),
+            settings: Default::default(),
             partitions: 16,
         };
         LastStates::new(target, ProjectionRounds::default())

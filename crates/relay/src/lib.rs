@@ -10,11 +10,14 @@
 //! Jobs (replays, resyncs, reconciles, imports) go beside it, into backfill queues of their own: `jobs` → per target
 //! `job_stream` → `job_page` → `job_flight` → items marked as sent.
 //!
+//! Before a session publishes, and for as long as it does, `guard` looks whether Postgres or RabbitMQ has gone back in time.
+//!
 //! Architecture invariant: a cursor moves only past rows that RabbitMQ has confirmed, and a partition has at most one
 //! unconfirmed message, so that neither a crash nor a refusal can lose or reorder a user's changes.
 
 mod filter;
 mod gauges;
+mod guard;
 mod job_flight;
 mod job_page;
 mod job_progress;
@@ -23,6 +26,7 @@ mod job_stream;
 mod jobs;
 mod last_states;
 mod maintenance;
+mod published;
 mod pulse;
 mod reconcile;
 mod relay;
@@ -31,8 +35,10 @@ mod slot;
 mod stream;
 mod stream_health;
 mod supervise;
+mod travel;
 mod user_state;
 mod window;
 
 pub use relay::Relay;
 pub use settings::RelaySettings;
+pub use travel::{LookError, Sides, Travel};

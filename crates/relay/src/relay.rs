@@ -1,7 +1,9 @@
 use crate::{
+    guard::{self, Guard},
     jobs::JobRunner,
     last_states::ProjectionRounds,
     maintenance::{STEP_DEADLINE, keep_maintained},
+    published::Published,
     pulse::Pulse,
     reconcile::{self, ReconcileSchedule},
     settings::RelaySettings,
@@ -24,6 +26,7 @@ pub struct Relay {
     settings: RelaySettings,
     health: Health,
     holder: String,
+    published: Published,
 }
 
 /// The streams of the active relay, one per target, each with its own way to be stopped.
@@ -41,6 +44,7 @@ struct StreamParts {
     lease_token: i64,
     pulse: Pulse,
     rounds: ProjectionRounds,
+    guard: Guard,
     stop: CancellationToken,
 }
 
@@ -53,7 +57,7 @@ impl Relay {
         health: Health,
         holder: String,
     ) -> Self {
-        Self { store, broker, settings, health, holder }
+        Self { store, broker, settings, health, holder, published: Published::default() }
     }
 
     /// Runs until told to stop; then cursors are saved and the lease is given back.
@@ -87,6 +91,15 @@ impl Relay {
     /// Streams while the lease is held.
     async fn lead(&self, lease: &RelayLease, component: &Component, stop: &CancellationToken) {
         let scope = stop.child_token();
+        // Ends after the streams, so that its last beat tells of all they published.
+        let guard_stop = CancellationToken::new();
+        let (guard, guarding) = Guard::start(
+            (self.store.clone(), self.broker.clone()),
+            lease.token,
+            self.published.clone(),
+            self.health.component("relay.witness").deadline(guard::DEADLINE),
+            guard_stop.clone(),
+        );
         let mut streams = Streams {
             relay: StreamParts {
                 store: self.store.clone(),
@@ -96,6 +109,7 @@ impl Relay {
                 lease_token: lease.token,
                 pulse: Pulse::start(self.store.clone(), &self.settings, self.health.component("relay.pulse")),
                 rounds: ProjectionRounds::default(),
+                guard,
                 stop: scope.clone(),
             },
             running: HashMap::new(),
@@ -106,6 +120,9 @@ impl Relay {
         scope.cancel();
         streams.tasks.close();
         streams.tasks.wait().await;
+        guard_stop.cancel();
+        // It bounds its own end.
+        let _ = guarding.await;
         if kept && let Err(error) = within(self.settings.lease, self.store.release_relay_lease(lease)).await {
             tracing::warn!(error = %error, "the relay lease was not given back; it runs out by itself");
         }
@@ -177,6 +194,7 @@ impl Streams {
             settings: parts.settings.clone(),
             health: parts.health.clone(),
             lease_token: parts.lease_token,
+            guard: parts.guard.clone(),
         };
         self.tasks.spawn(jobs.run(parts.stop.child_token()));
         let reconcile = ReconcileSchedule {
@@ -230,6 +248,7 @@ impl Streams {
             lease_token: parts.lease_token,
             pulse: parts.pulse.clone(),
             rounds: parts.rounds.clone(),
+            guard: parts.guard.clone(),
             component: parts
                 .health
                 .component(&format!("relay.{name}"))

@@ -1,6 +1,7 @@
 use crate::{
     filter::wants,
     gauges::StreamGauges,
+    guard::Guard,
     last_states::{LastStates, ProjectionRounds},
     pulse::Pulse,
     settings::RelaySettings,
@@ -38,6 +39,7 @@ pub(crate) struct StreamContext {
     pub(crate) lease_token: i64,
     pub(crate) pulse: Pulse,
     pub(crate) rounds: ProjectionRounds,
+    pub(crate) guard: Guard,
     pub(crate) component: Component,
 }
 
@@ -62,7 +64,7 @@ pub(crate) struct Session {
 
 /// Runs one session. Ok: it was told to stop.
 pub(crate) async fn run_session(
-    context: StreamContext,
+    mut context: StreamContext,
     target: Registration,
     names: TargetNames,
     gauges: Arc<StreamGauges>,
@@ -77,6 +79,11 @@ pub(crate) async fn run_session(
     let entered = context.store.enter_generation(&target.name, context.lease_token, names.generation());
     if !within(SAVE_TIMEOUT, entered).await? {
         return Err(Interrupted::Repartitioned(target.name.clone()));
+    }
+    // Last: both sides are looked at as this session has them.
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        admitted = context.guard.admit(cursor.server_started) => admitted?,
     }
     let slots = (0..target.partitions).map(|_| Slot::new()).collect();
     let blocked = link.blocked();
@@ -133,6 +140,7 @@ impl Session {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = link.lost() => return Err(Interrupted::ConnectionLost),
+                halted = self.context.guard.halted() => return Err(halted),
                 settled = self.publisher.next() => { let (id, verdict) = settled?; self.settled(id, verdict); }
                 page = next_page(&mut self.window), if room => self.take_page(&page?)?,
                 () = self.context.pulse.changed(), if self.window.is_none() => self.look().await?,
@@ -171,10 +179,12 @@ impl Session {
     }
 
     fn take_page(&mut self, page: &Page) -> Result<(), Interrupted> {
-        for row in &page.rows {
-            if !wants(&self.target, row) {
-                continue;
-            }
+        if page.server_started.is_some_and(|started| started != self.cursor.server_started) {
+            return Err(Interrupted::ServerChanged);
+        }
+        let wanted = page.rows.iter().filter(|row| wants(&self.target, row));
+        self.context.guard.published().note(&self.target.name, wanted.clone());
+        for row in wanted {
             let partition = UserKey::new(&*row.tenant_id, &*row.user_id).partition(self.target.partitions);
             self.slots[usize::from(partition)].push(render(row)?);
             self.buffered += 1;
@@ -201,6 +211,7 @@ impl Session {
                 headers: Headers::new(),
                 body: message.body,
             });
+            postbound_failpoint::pass("relay.published");
         }
     }
 
@@ -210,6 +221,7 @@ impl Session {
         let Some(slot) = self.slots.get_mut(partition) else { return };
         match verdict {
             Verdict::Confirmed => {
+                postbound_failpoint::pass("relay.confirmed");
                 let events = slot.confirmed();
                 self.buffered -= events;
                 self.health.progress();
@@ -261,6 +273,7 @@ impl Session {
         let moved = self.context.store.save_cursor(&self.target.name, self.context.lease_token, &self.cursor);
         match within(SAVE_TIMEOUT, moved).await? {
             Saved::Yes => {
+                postbound_failpoint::pass("relay.cursor_saved");
                 self.health.progress();
                 Ok(())
             }

@@ -1,4 +1,5 @@
 use crate::{
+    Travel,
     gauges::StreamGauges,
     stream::{StreamContext, run_session},
 };
@@ -6,6 +7,9 @@ use postbound_broker::{BrokerError, TargetNames};
 use postbound_store::{RegisteredTarget, StoreError};
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
+
+/// What a part says of itself while nothing is published.
+pub(crate) const HALTED: &str = "publishing is halted; relay.witness says why, and which command mends it";
 
 /// Why a stream's session ended without being told to.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +26,12 @@ pub(crate) enum Interrupted {
     Fenced(String),
     #[error("{0} has other partitions now; going on with those registered")]
     Repartitioned(String),
+    #[error("{0}")]
+    Halted(Travel),
+    #[error("Postgres was restarted, or is another server now; looking whether it has gone back in time")]
+    ServerChanged,
+    #[error("nobody could tell whether Postgres or RabbitMQ has gone back in time; see relay.witness")]
+    Unwitnessed,
     #[error("a newer relay has taken over")]
     TakenOver,
     #[error("row {id} of the change log cannot be published: {why}")]
@@ -30,7 +40,7 @@ pub(crate) enum Interrupted {
 
 /// Keeps a target's stream going until told to stop: each session starts from what Postgres says.
 pub(crate) async fn keep_streaming(
-    context: StreamContext,
+    mut context: StreamContext,
     target: RegisteredTarget,
     stop: CancellationToken,
 ) {
@@ -51,6 +61,15 @@ pub(crate) async fn keep_streaming(
             Ok(()) => break,
             // Stopped because its partitions changed: what it could not save is the next stream's.
             Err(Interrupted::Fenced(_)) if stop.is_cancelled() => break,
+            // Told by the guard, once for all streams.
+            Err(Interrupted::Halted(_)) => {
+                context.component.idle();
+                context.component.not_ready(HALTED);
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    () = context.guard.resumed() => continue,
+                }
+            }
             Err(why) => {
                 tracing::warn!(target.name = %names.target(), error = %why, "stream interrupted; starting over");
                 context.component.not_ready(why.to_string());

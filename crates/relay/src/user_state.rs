@@ -1,7 +1,8 @@
 use crate::{
+    Travel,
     last_states::ProjectionRounds,
     pulse::Pulse,
-    supervise::Interrupted,
+    supervise::{HALTED, Interrupted},
     window::{Window, WindowReader},
 };
 use postbound_store::{Cursor, LogRow, OpenWindow, Saved, Store, USER_STATE_STREAM, within};
@@ -36,7 +37,9 @@ impl UserStateStream {
                 () = stop.cancelled() => break,
                 ended = self.session() => ended,
             };
-            if let Err(why) = ended {
+            if let Err(Interrupted::Halted(_)) = ended {
+                self.component.not_ready(HALTED);
+            } else if let Err(why) = ended {
                 tracing::warn!(error = %why, "projection of user_state interrupted; starting over");
                 self.component.not_ready(why.to_string());
             }
@@ -51,6 +54,7 @@ impl UserStateStream {
     async fn session(&mut self) -> Result<(), Interrupted> {
         let claimed = self.store.claim_cursor(USER_STATE_STREAM, self.lease_token);
         let mut cursor = within(WRITE_TIMEOUT, claimed).await?.ok_or_else(fenced)?;
+        self.refuse_foreign_cursor().await?;
         self.component.ready();
         let mut check = tokio::time::interval(CHECK_EVERY);
         let mut saved_at = Instant::now();
@@ -83,6 +87,18 @@ impl UserStateStream {
         }
     }
 
+    /// The projection needs no RabbitMQ and follows a database that went back; only cursors of another cluster it cannot
+    /// read.
+    async fn refuse_foreign_cursor(&self) -> Result<(), Interrupted> {
+        let witness = within(WRITE_TIMEOUT, self.store.database_witness()).await?;
+        match witness.system_identifier {
+            Some(before) if witness.is_of_another_cluster() => {
+                Err(Interrupted::Halted(Travel::Cluster { before, now: witness.server.system_identifier }))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Applies one window page by page. False: there was nothing in it.
     async fn project_window(
         &mut self,
@@ -99,6 +115,9 @@ impl UserStateStream {
         self.pulse.found();
         while !window.all_read {
             let page = window.next_page().await?;
+            if page.server_started.is_some_and(|started| started != cursor.server_started) {
+                return Err(Interrupted::ServerChanged);
+            }
             if window.all_read {
                 cursor.done = snapshot.to_owned();
                 cursor.open = None;

@@ -119,9 +119,10 @@ const ARCHIVE_LETTERS: &str = "-- archive_letters
         -- What RabbitMQ gave up may have been delivered all the same, from another copy.
         where n.class <> 'broker' or not exists (
             select from postbound.delivery_ledger as l
-            join postbound.target as t on t.name = l.target and t.fold
+            join postbound.target as t on t.name = l.target
             where l.target = $1 and l.tenant_id = n.tenant_id collate \"C\" and l.user_id = n.user_id collate \"C\"
-              and l.delivered_version >= n.version)
+              -- That a target of every event has a later one does not say that it has this one.
+              and (l.delivered_version = n.version or t.fold and l.delivered_version > n.version))
     ), kept as (
         insert into postbound.dead_letter as d
             (target, replay, event_id, log_id, tenant_id, user_id, version, action, origin, traceparent, logged_at, data,

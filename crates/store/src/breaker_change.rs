@@ -1,7 +1,8 @@
 use crate::{
-    BreakerCause, Store, StoreError,
+    BreakerCause, Operation, Store, StoreError, audit,
     breaker::{CHANNEL, from_millis},
 };
+use serde_json::json;
 use sqlx::PgConnection;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -25,7 +26,7 @@ pub struct BreakerOpening<'a> {
     pub wish: Option<Duration>,
     /// The pause of our own choice.
     pub pause: Duration,
-    /// Users whose last failure is not older than this get that attempt back; None: nobody.
+    /// Parked users get the attempts back that failed within this time; None: nobody does.
     pub refund: Option<Duration>,
 }
 
@@ -232,7 +233,7 @@ impl Store {
     }
 
     /// An operator pauses a target, or one tenant of it: nothing is sent until they resume, and no worker probes.
-    /// A pause that is there already gets the new name and reason.
+    /// A pause that is there already gets the new name and reason. The audit trail is written with it.
     ///
     /// # Errors
     /// When Postgres refuses.
@@ -242,6 +243,7 @@ impl Store {
         tenant: Option<&str>,
         by: &str,
         reason: &str,
+        operation: &Operation,
     ) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
         sqlx::query(
@@ -257,16 +259,23 @@ impl Store {
         .bind(reason)
         .execute(&mut *tx)
         .await?;
+        audit::write(&mut tx, operation, &json!({})).await?;
         announce(&mut tx, target).await?;
         tx.commit().await?;
         Ok(())
     }
 
-    /// An operator ends a pause. A target that failed as well stays open for that, until a probe succeeds.
+    /// An operator ends a pause. A target that failed as well stays open for that, until a probe succeeds. The audit
+    /// trail is written with it, if there was a pause.
     ///
     /// # Errors
     /// When Postgres refuses.
-    pub async fn resume_target(&self, target: &str, tenant: Option<&str>) -> Result<Resumed, StoreError> {
+    pub async fn resume_target(
+        &self,
+        target: &str,
+        tenant: Option<&str>,
+        operation: &Operation,
+    ) -> Result<Resumed, StoreError> {
         let mut tx = self.pool.begin().await?;
         let failed: Option<bool> = sqlx::query_scalar(
             "-- resume_target
@@ -288,6 +297,7 @@ impl Store {
                 Resumed::Closed
             }
         };
+        audit::write(&mut tx, operation, &json!({})).await?;
         announce(&mut tx, target).await?;
         tx.commit().await?;
         Ok(resumed)
@@ -309,7 +319,7 @@ async fn prolong(tx: &mut PgConnection, opening: &BreakerOpening<'_>) -> Result<
     Ok(prolonged.rows_affected() > 0)
 }
 
-/// Gives parked users the attempt back that failed within the window: the target is to blame for it, not they. Their
+/// Gives parked users the attempts back that failed within the window: the target is to blame for them, not they. Their
 /// number is bounded by what can fail in a window; sorted, so that it cannot deadlock with writers of the ledger.
 async fn refund_parked(
     tx: &mut PgConnection,
@@ -321,16 +331,21 @@ async fn refund_parked(
     let refunded = sqlx::query(
         "-- refund_parked
         with failed as materialized (
-            select target, tenant_id, user_id from postbound.parked_user
+            select target, tenant_id, user_id,
+                   (select count(*)::integer from unnest(recent_failures) as failed_at
+                    where failed_at >= clock_timestamp() - $3 * interval '1 millisecond') as attempts
+            from postbound.parked_user
             where target = $1 and ($2::text is null or tenant_id = $2) and class in ('transient', 'unknown', 'permanent')
               and last_failed_at >= clock_timestamp() - $3 * interval '1 millisecond'
               and next_attempt_at >= clock_timestamp() - $3 * interval '1 millisecond'
             order by target, tenant_id, user_id for update
         )
         update postbound.parked_user as p
-        set attempts = greatest(p.attempts - 1, 0), repeats = greatest(p.repeats - 1, 0), next_attempt_at = clock_timestamp()
+        set attempts = greatest(p.attempts - f.attempts, 0), repeats = greatest(p.repeats - f.attempts, 0),
+            first_failed_at = case when p.attempts > f.attempts then p.first_failed_at end,
+            recent_failures = '{}', next_attempt_at = clock_timestamp()
         from failed as f
-        where p.target = f.target and p.tenant_id = f.tenant_id and p.user_id = f.user_id",
+        where p.target = f.target and p.tenant_id = f.tenant_id and p.user_id = f.user_id and f.attempts > 0",
     )
     .bind(target)
     .bind(tenant)

@@ -1,5 +1,6 @@
 use crate::{Store, StoreError};
 use sqlx::PgExecutor;
+use time::OffsetDateTime;
 
 /// Name of the stream that feeds `user_state`. No target can be called so: names of targets have no underscore.
 pub const USER_STATE_STREAM: &str = "user_state";
@@ -15,6 +16,9 @@ pub struct Cursor {
     pub open: Option<OpenWindow>,
     /// Rewinds seen so far; a cursor that was rewound since is not overwritten.
     pub rewinds: i32,
+    /// When the server it was claimed on started. On another one, or after a restart, it is not moved: that server may have
+    /// gone back in time, and has to be looked at first.
+    pub server_started: OffsetDateTime,
 }
 
 /// A window of the log: what its S2 sees and S1 does not.
@@ -27,12 +31,15 @@ pub struct OpenWindow {
     pub confirmed_id: i64,
 }
 
+type CursorRow = (String, Option<String>, Option<i64>, i32, OffsetDateTime);
+
 /// What became of a cursor's move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Saved {
     /// Stored.
     Yes,
-    /// Not stored: a newer relay holds the fence, or the cursor was rewound. Load it anew, or stop.
+    /// Not stored: a newer relay holds the fence, the cursor was rewound, or Postgres is not the server it was claimed on.
+    /// Load it anew, or stop.
     Fenced,
 }
 
@@ -43,22 +50,23 @@ impl Store {
     /// # Errors
     /// When Postgres cannot be asked.
     pub async fn claim_cursor(&self, stream: &str, lease_token: i64) -> Result<Option<Cursor>, StoreError> {
-        let row: Option<(String, Option<String>, Option<i64>, i32)> = sqlx::query_as(
+        let row: Option<CursorRow> = sqlx::query_as(
             "-- claim_cursor
             update postbound.stream_cursor set lease_token = $2
             where stream = $1 and lease_token <= $2
-            returning done_snapshot::text, open_snapshot::text, confirmed_id, rewinds",
+            returning done_snapshot::text, open_snapshot::text, confirmed_id, rewinds, pg_postmaster_start_time()",
         )
         .bind(stream)
         .bind(lease_token)
         .fetch_optional(&self.pool)
         .await?;
-        Ok(row.map(|(done, snapshot, confirmed_id, rewinds)| Cursor {
+        Ok(row.map(|(done, snapshot, confirmed_id, rewinds, server_started)| Cursor {
             done,
             open: snapshot
                 .zip(confirmed_id)
                 .map(|(snapshot, confirmed_id)| OpenWindow { snapshot, confirmed_id }),
             rewinds,
+            server_started,
         }))
     }
 
@@ -129,7 +137,7 @@ pub(crate) async fn save(
         update postbound.stream_cursor
         set done_snapshot = $3::pg_snapshot, open_snapshot = $4::pg_snapshot, confirmed_id = $5,
             lease_token = $2, updated_at = now()
-        where stream = $1 and lease_token <= $2 and rewinds = $6",
+        where stream = $1 and lease_token <= $2 and rewinds = $6 and pg_postmaster_start_time() = $7",
     )
     .bind(stream)
     .bind(lease_token)
@@ -137,6 +145,7 @@ pub(crate) async fn save(
     .bind(cursor.open.as_ref().map(|open| &open.snapshot))
     .bind(cursor.open.as_ref().map(|open| open.confirmed_id))
     .bind(cursor.rewinds)
+    .bind(cursor.server_started)
     .execute(executor)
     .await?;
     Ok(if done.rows_affected() == 1 { Saved::Yes } else { Saved::Fenced })

@@ -22,6 +22,14 @@ pub struct Generation {
     pub partitions: u16,
 }
 
+impl Generation {
+    pub(crate) fn stored(number: i32, partitions: i32) -> Result<Self, StoreError> {
+        let partitions =
+            u16::try_from(partitions).map_err(|error| StoreError::Unexpected(error.to_string()))?;
+        Ok(Self { number, partitions })
+    }
+}
+
 /// A target whose partitions are changing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DrainingTarget {

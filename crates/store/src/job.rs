@@ -1,4 +1,4 @@
-use crate::{Operation, Store, StoreError, audit};
+use crate::{Operation, Store, StoreError, audit, job_run::failing_items};
 use serde::Serialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -24,7 +24,7 @@ pub struct JobRow {
     pub new_key: bool,
     /// Users per second at most.
     pub rate_per_second: Option<f64>,
-    /// Dead items after which it stops.
+    /// Failing items (dead, or parked for a failure of their own) at which it stops.
     pub stop_after_failures: Option<i32>,
     /// Database login of who made it.
     pub created_by: String,
@@ -254,16 +254,17 @@ async fn pause(tx: &mut sqlx::PgConnection, job: i64, reason: Option<&str>) -> R
 
 // One that was stopped has as many failures as before to go, counted from now: else it would stop again at once.
 async fn resume(tx: &mut sqlx::PgConnection, job: i64) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sqlx::query(concat!(
         "-- resume_job
         update postbound.job as j
         set state = 'running', state_reason = null, stop_after_failures = case
                 when j.state = 'stopped' and j.stop_after_failures is not null
-                then (select count(*) from postbound.job_item as i where i.job_id = j.job_id and i.state = 'dead')
-                     + coalesce((j.filter ->> 'stop_after_failures')::integer, j.stop_after_failures)
+                then (",
+        failing_items!(),
+        ") + coalesce((j.filter ->> 'stop_after_failures')::integer, j.stop_after_failures)
                 else j.stop_after_failures end
-        where j.job_id = $1",
-    )
+        where j.job_id = $1"
+    ))
     .bind(job)
     .execute(tx)
     .await?;

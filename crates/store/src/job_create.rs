@@ -17,7 +17,7 @@ pub struct JobOptions {
     pub new_key: bool,
     /// Users per second at most.
     pub rate_per_second: Option<f64>,
-    /// It stops after so many dead items.
+    /// It stops at so many failing items: dead, or parked for a failure of their own.
     pub stop_after_failures: Option<i32>,
 }
 

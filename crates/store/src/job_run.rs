@@ -36,6 +36,8 @@ impl FromStr for JobKind {
 pub struct TargetJobs {
     /// The partitions its items go to.
     pub generation: Generation,
+    /// Those they went to before, while workers still drain them.
+    pub draining: Option<Generation>,
     /// The jobs, the oldest first.
     pub jobs: Vec<RunningJob>,
 }
@@ -51,10 +53,10 @@ pub struct RunningJob {
     pub new_key: bool,
     /// Users sent per second at most.
     pub rate_per_second: Option<f64>,
-    /// Dead items after which it stops.
+    /// Failing items at which it stops.
     pub stop_after_failures: Option<i32>,
-    /// Dead items so far; counted only where it stops after some.
-    pub dead: i64,
+    /// Failing items now: dead, or parked for a failure of their own. Counted only where it stops after some.
+    pub failing: i64,
     /// Whether items are sent and not settled.
     pub in_flight: bool,
 }
@@ -66,11 +68,30 @@ struct JobRow {
     new_key: Option<bool>,
     rate_per_second: Option<f64>,
     stop_after_failures: Option<i32>,
-    dead: i64,
+    failing: i64,
     in_flight: bool,
     generation: i32,
     partitions: i32,
+    draining_generation: Option<i32>,
+    draining_partitions: Option<i32>,
 }
+
+/// Number of items of job `j` that fail: dead, or parked after at least one failure that counts, so for a fault of their
+/// own. Not those parked because the target was closed.
+macro_rules! failing_items {
+    () => {
+        "(select count(*) from postbound.job_item as i where i.job_id = j.job_id and i.state = 'dead')
+         + (select count(*) from postbound.job_item as i
+            where i.job_id = j.job_id and i.state = 'sent' and exists (
+                select from postbound.parked_state as s
+                join postbound.parked_user as p
+                  on p.target = s.target and p.tenant_id = s.tenant_id and p.user_id = s.user_id
+                where s.target = j.target and s.tenant_id = i.tenant_id and s.user_id = i.user_id
+                  and s.job_id = i.job_id and s.job_item = i.item
+                  and p.attempts > 0 and p.class in ('transient', 'unknown', 'permanent')))"
+    };
+}
+pub(crate) use failing_items;
 
 impl Store {
     /// Targets that have running jobs.
@@ -94,28 +115,29 @@ impl Store {
     /// # Errors
     /// When Postgres cannot be asked.
     pub async fn running_jobs(&self, target: &str) -> Result<Option<TargetJobs>, StoreError> {
-        let rows: Vec<JobRow> = sqlx::query_as(
+        let rows: Vec<JobRow> = sqlx::query_as(concat!(
             "-- running_jobs
             select j.job_id, j.kind, j.new_key, j.rate_per_second, j.stop_after_failures,
-                   case when j.stop_after_failures is null then 0 else (
-                       select count(*) from postbound.job_item as i where i.job_id = j.job_id and i.state = 'dead')
-                   end as dead,
+                   case when j.stop_after_failures is null then 0 else (",
+            failing_items!(),
+            ") end as failing,
                    exists (select from postbound.job_item as i where i.job_id = j.job_id and i.state = 'sent') as in_flight,
-                   t.generation, t.partitions
+                   t.generation, t.partitions, t.draining_generation, t.draining_partitions
             from postbound.target as t
             left join postbound.job as j on j.target = t.name and j.finished_at is null and j.state = 'running'
             where t.name = $1 and t.retired_at is null
-            order by j.job_id",
-        )
+            order by j.job_id"
+        ))
         .bind(target)
         .fetch_all(&self.pool)
         .await?;
         let Some(first) = rows.first() else { return Ok(None) };
-        let partitions =
-            u16::try_from(first.partitions).map_err(|error| StoreError::Unexpected(error.to_string()))?;
-        let generation = Generation { number: first.generation, partitions };
+        let generation = Generation::stored(first.generation, first.partitions)?;
+        let draining = first.draining_generation.zip(first.draining_partitions);
+        let draining =
+            draining.map(|(number, partitions)| Generation::stored(number, partitions)).transpose()?;
         let jobs = rows.into_iter().filter_map(running_job).collect::<Result<_, _>>()?;
-        Ok(Some(TargetJobs { generation, jobs }))
+        Ok(Some(TargetJobs { generation, draining, jobs }))
     }
 
     /// Items of a target's unfinished jobs that are sent and not settled. Parked users do not count, else a few that
@@ -216,7 +238,7 @@ fn running_job(row: JobRow) -> Option<Result<RunningJob, StoreError>> {
         new_key,
         rate_per_second: row.rate_per_second,
         stop_after_failures: row.stop_after_failures,
-        dead: row.dead,
+        failing: row.failing,
         in_flight: row.in_flight,
     }))
 }

@@ -1,5 +1,5 @@
-use crate::{ParkedState, Store, StoreError};
-use postbound_event::{JobPart, UserKey};
+use crate::{Lease, ParkedState, Store, StoreError, worker_lease::is_held};
+use postbound_event::{Event, JobPart, UserKey};
 use std::{sync::Arc, time::Duration};
 use time::OffsetDateTime;
 
@@ -64,6 +64,9 @@ pub struct Settlement {
     pub verdict: Verdict,
     /// What else is to be written with it; None for nearly all.
     pub aftermath: Option<Box<Aftermath>>,
+    /// The lease it was sent under: once another worker has it, nothing is written. None: the target refuses older
+    /// versions itself, and a late write does no harm.
+    pub under: Option<Lease>,
 }
 
 /// What a settlement changes beyond the ledger, in the same transaction.
@@ -80,13 +83,16 @@ pub struct Aftermath {
 /// A change of the doubt about what a target without a version guard holds of a user.
 #[derive(Debug, Clone)]
 pub enum Doubt {
-    /// There is none any more.
-    Cleared,
+    /// There is none any more: the state was sent once more. What was raised since stays.
+    Cleared {
+        /// Which sending of it this was.
+        resend: u32,
+    },
     /// A request of unknown outcome may still be executed: this, the newest state, is to be sent again after it.
     Raised {
         /// The state, with what the target was told.
         state: Box<ParkedState>,
-        /// How long such a request may take, and the newest version it may carry; None: as was written before.
+        /// How long such a request may take, and the oldest version it may carry; None: as was written before.
         late: Option<(Duration, i64)>,
     },
 }
@@ -168,22 +174,24 @@ impl Store {
     }
 
     /// Writes settlements, of different users each, with the identity links they bring and their aftermath, in one
-    /// statement, or one transaction. Versions only grow, so a late write of a worker that lost its lease changes
-    /// nothing.
+    /// statement, or one transaction. Says of each whether it was written: not if its lease is another worker's now. That
+    /// one may have sent an older state since, which this one would hide.
     ///
     /// # Errors
     /// When Postgres refuses; then nothing was written.
-    pub async fn settle(&self, settlements: &[Settlement]) -> Result<(), StoreError> {
+    pub async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<bool>, StoreError> {
         if settlements.iter().all(|settlement| settlement.aftermath.is_none()) {
             return Ok(write_ledger(&self.pool, settlements).await?);
         }
         let mut tx = self.pool.begin().await?;
-        write_ledger(&mut *tx, settlements).await?;
-        unpark(&mut tx, settlements).await?;
-        write_doubts(&mut tx, settlements).await?;
-        settle_items(&mut tx, settlements).await?;
+        let written = write_ledger(&mut *tx, settlements).await?;
+        let settlements: Vec<&Settlement> =
+            settlements.iter().zip(&written).filter(|(_, written)| **written).map(|(s, _)| s).collect();
+        unpark(&mut tx, &settlements).await?;
+        write_doubts(&mut tx, &settlements).await?;
+        settle_items(&mut tx, &settlements).await?;
         tx.commit().await?;
-        Ok(())
+        Ok(written)
     }
 
     /// Takes states of a parked user up to a version out: they are settled.
@@ -212,9 +220,9 @@ type HeldColumns = (i64, i64, i64, bool, bool, Option<OffsetDateTime>);
 async fn write_ledger<'c>(
     executor: impl sqlx::PgExecutor<'c>,
     settlements: &[Settlement],
-) -> Result<(), sqlx::Error> {
+) -> Result<Vec<bool>, sqlx::Error> {
     let column = |f: fn(&Settlement) -> &str| settlements.iter().map(f).collect::<Vec<_>>();
-    sqlx::query(SETTLE)
+    let held = sqlx::query_as(SETTLE)
         .bind(column(|s| &s.target))
         .bind(column(|s| &s.key.tenant))
         .bind(column(|s| &s.key.user))
@@ -222,16 +230,20 @@ async fn write_ledger<'c>(
         .bind(settlements.iter().map(|s| reason(&s.verdict)).collect::<Vec<_>>())
         .bind(settlements.iter().map(|s| present(&s.verdict)).collect::<Vec<_>>())
         .bind(settlements.iter().map(Settlement::external_id).collect::<Vec<_>>())
-        .execute(executor)
+        .bind(settlements.iter().map(|s| s.under.map(|lease| lease.worker)).collect::<Vec<_>>())
+        .bind(settlements.iter().map(|s| s.under.map(|lease| lease.generation)).collect::<Vec<_>>())
+        .bind(settlements.iter().map(|s| s.under.map(|lease| i32::from(lease.partition))).collect::<Vec<_>>())
+        .fetch_all(executor)
         .await?;
-    Ok(())
+    Ok(settlements.iter().map(|s| is_held(&held, &s.target, s.under)).collect())
 }
 
 /// Takes settled states out of the parked ones. A user with states left is due at once, with a clean slate; one without
 /// is parked no more.
-async fn unpark(tx: &mut sqlx::PgConnection, settlements: &[Settlement]) -> Result<(), sqlx::Error> {
+async fn unpark(tx: &mut sqlx::PgConnection, settlements: &[&Settlement]) -> Result<(), sqlx::Error> {
     let settled: Vec<&Settlement> = settlements
         .iter()
+        .copied()
         .filter(|s| s.aftermath.as_ref().is_some_and(|aftermath| aftermath.unparks))
         .collect();
     if settled.is_empty() {
@@ -285,73 +297,99 @@ const UNPARK_USERS: &str = "-- unpark_users
 
 const UNPARK_REST: &str = "-- unpark_rest
     update postbound.parked_user as p
-    set attempts = 0, repeats = 0, next_attempt_at = clock_timestamp(), first_failed_at = null, unknown_version = 0
+    set attempts = 0, repeats = 0, next_attempt_at = clock_timestamp(), first_failed_at = null, unknown_version = 0,
+        unknown_oldest = 0, recent_failures = '{}'
     from unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) as u (target, tenant_id, user_id, version)
     where p.target = u.target collate \"C\" and p.tenant_id = u.tenant_id collate \"C\"
       and p.user_id = u.user_id collate \"C\"";
 
-async fn write_doubts(tx: &mut sqlx::PgConnection, settlements: &[Settlement]) -> Result<(), sqlx::Error> {
-    let doubts = || settlements.iter().filter_map(|s| Some((s, s.aftermath.as_ref()?.doubt.as_ref()?)));
-    let cleared: Vec<&Settlement> =
-        doubts().filter(|(_, doubt)| matches!(doubt, Doubt::Cleared)).map(|(s, _)| s).collect();
+async fn write_doubts(tx: &mut sqlx::PgConnection, settlements: &[&Settlement]) -> Result<(), sqlx::Error> {
+    let doubts = || settlements.iter().filter_map(|s| Some((*s, s.aftermath.as_ref()?.doubt.as_ref()?)));
+    let cleared: Vec<(&Settlement, u32)> = doubts()
+        .filter_map(|(settlement, doubt)| match doubt {
+            Doubt::Cleared { resend } => Some((settlement, *resend)),
+            Doubt::Raised { .. } => None,
+        })
+        .collect();
     if !cleared.is_empty() {
         sqlx::query(
             "-- clear_doubts
             delete from postbound.doubt as d
-            using unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) as u (target, tenant_id, user_id, version)
+            using unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::integer[])
+                as u (target, tenant_id, user_id, version, resend)
             where d.target = u.target collate \"C\" and d.tenant_id = u.tenant_id collate \"C\"
-              and d.user_id = u.user_id collate \"C\" and d.version <= u.version",
+              and d.user_id = u.user_id collate \"C\"
+              and (d.version < u.version or d.version = u.version and d.resend <= u.resend)",
         )
-        .bind(cleared.iter().map(|s| &*s.target).collect::<Vec<_>>())
-        .bind(cleared.iter().map(|s| s.key.tenant.as_str()).collect::<Vec<_>>())
-        .bind(cleared.iter().map(|s| s.key.user.as_str()).collect::<Vec<_>>())
-        .bind(cleared.iter().map(|s| s.version).collect::<Vec<_>>())
+        .bind(cleared.iter().map(|(s, _)| &*s.target).collect::<Vec<_>>())
+        .bind(cleared.iter().map(|(s, _)| s.key.tenant.as_str()).collect::<Vec<_>>())
+        .bind(cleared.iter().map(|(s, _)| s.key.user.as_str()).collect::<Vec<_>>())
+        .bind(cleared.iter().map(|(s, _)| s.version).collect::<Vec<_>>())
+        .bind(
+            cleared.iter().map(|(_, resend)| i32::try_from(*resend).unwrap_or(i32::MAX)).collect::<Vec<_>>(),
+        )
         .execute(&mut *tx)
         .await?;
     }
-    for (settlement, doubt) in doubts() {
-        let Doubt::Raised { state, late } = doubt else { continue };
-        let event = &state.event;
-        // One statement each: doubt is rare, and never on the way of a delivery that went well.
-        sqlx::query(
-            "-- raise_doubt
-            insert into postbound.doubt as d
-                (target, tenant_id, user_id, key_hash, due_at, version, event_id, log_id, action, send_as, resend, logged_at,
-                 data, late_version)
-            select $1, $2, $3, $4, clock_timestamp() + coalesce($5, 0) * interval '1 millisecond', $6, $7, $8, $9, $10, $11,
-                   $12, case when e.user_id is null then $13::jsonb else '{}' end, coalesce($14, 0)
-            from (select) as one
-            left join postbound.erased_user as e on e.tenant_id = $2 and e.user_id = $3 and e.version >= $6
-            where e.user_id is null or $9 = 'deleted'
-            on conflict on constraint doubt_pk do update set
-                due_at = case when $5 is null then d.due_at else greatest(d.due_at, excluded.due_at) end,
-                version = excluded.version, event_id = excluded.event_id, log_id = excluded.log_id,
-                action = excluded.action, send_as = excluded.send_as, resend = excluded.resend,
-                logged_at = excluded.logged_at, data = excluded.data,
-                late_version = greatest(d.late_version, excluded.late_version)
-                where d.version <= excluded.version",
-        )
-        .bind(&*settlement.target)
-        .bind(&settlement.key.tenant)
-        .bind(&settlement.key.user)
-        .bind(i64::from(settlement.key.key_hash()))
-        .bind(late.map(|(after, _)| after.as_millis() as f64))
-        .bind(event.version)
-        .bind(event.id)
-        .bind(event.log_id)
-        .bind(event.action.as_str())
-        .bind(state.send_as.map_or(event.action, |action| action).as_str())
-        .bind(i32::try_from(event.resend.max(1)).unwrap_or(i32::MAX))
-        .bind(event.logged_at)
-        .bind(event.data.get())
-        .bind(late.map(|(_, version)| version))
-        .execute(&mut *tx)
-        .await?;
-    }
+    let raised: Vec<RaisedDoubt<'_>> = doubts()
+        .filter_map(|(settlement, doubt)| match doubt {
+            Doubt::Raised { state, late } => Some((settlement, &**state, *late)),
+            Doubt::Cleared { .. } => None,
+        })
+        .collect();
+    if raised.is_empty() { Ok(()) } else { raise_doubts(tx, &raised).await }
+}
+
+type RaisedDoubt<'a> = (&'a Settlement, &'a ParkedState, Option<(Duration, i64)>);
+
+async fn raise_doubts(tx: &mut sqlx::PgConnection, raised: &[RaisedDoubt<'_>]) -> Result<(), sqlx::Error> {
+    let key = |f: fn(&Settlement) -> &str| raised.iter().map(|(s, ..)| f(s)).collect::<Vec<_>>();
+    let event = |f: fn(&Event) -> i64| raised.iter().map(|(_, state, _)| f(&state.event)).collect::<Vec<_>>();
+    sqlx::query(
+        "-- raise_doubts
+        insert into postbound.doubt as d
+            (target, tenant_id, user_id, key_hash, due_at, version, event_id, log_id, action, send_as, resend, logged_at,
+             data, late_version)
+        select n.target, n.tenant_id, n.user_id, n.key_hash, clock_timestamp() + n.due_in_ms * interval '1 millisecond',
+               n.version, n.event_id, n.log_id, n.action, n.send_as, n.resend, n.logged_at,
+               case when e.user_id is null then n.data::jsonb else '{}' end, n.late_version
+        from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::float8[], $6::bigint[], $7::uuid[],
+                    $8::bigint[], $9::text[], $10::text[], $11::integer[], $12::timestamptz[], $13::text[], $14::bigint[])
+            as n (target, tenant_id, user_id, key_hash, due_in_ms, version, event_id, log_id, action, send_as, resend,
+                  logged_at, data, late_version)
+        left join postbound.erased_user as e
+          on e.tenant_id = n.tenant_id collate \"C\" and e.user_id = n.user_id collate \"C\" and e.version >= n.version
+        where e.user_id is null or n.action = 'deleted'
+        order by n.target collate \"C\", n.tenant_id collate \"C\", n.user_id collate \"C\"
+        on conflict on constraint doubt_pk do update set
+            -- Without a late version of its own it says nothing new of how long to wait.
+            due_at = case when excluded.late_version = 0 then d.due_at else greatest(d.due_at, excluded.due_at) end,
+            version = excluded.version, event_id = excluded.event_id, log_id = excluded.log_id,
+            action = excluded.action, send_as = excluded.send_as, resend = excluded.resend,
+            logged_at = excluded.logged_at, data = excluded.data,
+            late_version = coalesce(least(nullif(d.late_version, 0), nullif(excluded.late_version, 0)), 0)
+            where d.version <= excluded.version",
+    )
+    .bind(key(|s| &s.target))
+    .bind(key(|s| &s.key.tenant))
+    .bind(key(|s| &s.key.user))
+    .bind(raised.iter().map(|(s, ..)| i64::from(s.key.key_hash())).collect::<Vec<_>>())
+    .bind(raised.iter().map(|(.., late)| late.map_or(0.0, |(after, _)| after.as_millis() as f64)).collect::<Vec<_>>())
+    .bind(event(|event| event.version))
+    .bind(raised.iter().map(|(_, state, _)| state.event.id).collect::<Vec<_>>())
+    .bind(event(|event| event.log_id))
+    .bind(raised.iter().map(|(_, state, _)| state.event.action.as_str()).collect::<Vec<_>>())
+    .bind(raised.iter().map(|(_, state, _)| state.send_as.unwrap_or(state.event.action).as_str()).collect::<Vec<_>>())
+    .bind(raised.iter().map(|(_, state, _)| i32::try_from(state.event.resend.max(1)).unwrap_or(i32::MAX)).collect::<Vec<_>>())
+    .bind(raised.iter().map(|(_, state, _)| state.event.logged_at).collect::<Vec<_>>())
+    .bind(raised.iter().map(|(_, state, _)| state.event.data.get()).collect::<Vec<_>>())
+    .bind(raised.iter().map(|(.., late)| late.map_or(0, |(_, version)| version)).collect::<Vec<_>>())
+    .execute(tx)
+    .await?;
     Ok(())
 }
 
-async fn settle_items(tx: &mut sqlx::PgConnection, settlements: &[Settlement]) -> Result<(), StoreError> {
+async fn settle_items(tx: &mut sqlx::PgConnection, settlements: &[&Settlement]) -> Result<(), StoreError> {
     let items: Vec<(JobPart, ItemOutcome)> = settlements
         .iter()
         .flat_map(|s| s.aftermath.iter().flat_map(|aftermath| aftermath.items.clone()))
@@ -398,10 +436,25 @@ fn present(verdict: &Verdict) -> bool {
 }
 
 // Sorted, so that two workers that write the same users (one of them late) cannot deadlock.
+// As in hold_leases: a lease that is held cannot be taken over before this has ended, and one that was taken over is not
+// found, however late this comes.
 const SETTLE: &str = "-- settle
-    with settled as materialized (
-        select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::boolean[], $7::text[])
-            as s (target, tenant_id, user_id, version, dead_reason, present, external_id)
+    with asked as materialized (
+        select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::boolean[], $7::text[],
+                             $8::uuid[], $9::integer[], $10::integer[])
+            as s (target, tenant_id, user_id, version, dead_reason, present, external_id, worker_id, generation, partition)
+    ), held as materialized (
+        select l.target, l.generation, l.partition
+        from (select distinct target collate \"C\" as target, worker_id, generation, partition from asked
+              where worker_id is not null) as a
+        join postbound.partition_lease as l
+          on l.target = a.target and l.generation = a.generation and l.partition = a.partition and l.worker_id = a.worker_id
+        order by l.target, l.generation, l.partition for share of l
+    ), settled as materialized (
+        select * from asked as s
+        where worker_id is null or exists (
+            select from held as h
+            where h.target = s.target collate \"C\" and h.generation = s.generation and h.partition = s.partition)
         order by target, tenant_id, user_id
     ), linked as (
         insert into postbound.identity_link as i (target, tenant_id, user_id, external_id)
@@ -409,7 +462,7 @@ const SETTLE: &str = "-- settle
         on conflict on constraint identity_link_pk do update
             set external_id = excluded.external_id, linked_at = now()
             where i.external_id <> excluded.external_id
-    )
+    ), written as (
     insert into postbound.delivery_ledger as l
         (target, tenant_id, user_id, delivered_version, dead_version, present, delivered_at, dead_at, dead_reason)
     select target, tenant_id, user_id,
@@ -429,4 +482,7 @@ const SETTLE: &str = "-- settle
         dead_at = case when excluded.dead_version > l.dead_version then excluded.dead_at else l.dead_at end,
         dead_reason = case when excluded.dead_version > l.dead_version then excluded.dead_reason else l.dead_reason end
     where excluded.delivered_version > l.delivered_version or excluded.dead_version > l.dead_version
-       or excluded.delivered_version = l.delivered_version and excluded.delivered_version > 0";
+       or excluded.delivered_version = l.delivered_version and excluded.delivered_version > 0
+    )
+    select target, generation, partition
+    from held, (select set_config('idle_in_transaction_session_timeout', '15s', true)) as bounded";

@@ -62,6 +62,8 @@ pub struct Page {
     pub rows: Vec<LogRow>,
     /// Whether the window has no row after them.
     pub is_last: bool,
+    /// When the server that gave them started; None where there are none.
+    pub server_started: Option<OffsetDateTime>,
 }
 
 // The window (S1 = $1, S2 = $2] is made of
@@ -89,7 +91,8 @@ const WINDOW_BOUNDS: &str = "-- window_bounds
 // find the user; one that knows ids is not misled.
 // "offset 0" keeps the look-up from being copied to each place that uses it.
 const WINDOW_PAGE: &str = "-- window_page
-    select id, logged_at, version, event_id, tenant_id, user_id, action, origin, targets, traceparent, data, known
+    select id, logged_at, version, event_id, tenant_id, user_id, action, origin, targets, traceparent, data, known,
+           pg_postmaster_start_time()
     from (
         select known.*,
                sum(octet_length(data) + coalesce(octet_length(known), 0)) over (order by id)
@@ -158,10 +161,11 @@ impl Store {
             .bind(bounds.fresh_first_id - 1)
             .fetch_all(&self.pool)
             .await?;
+        let server_started = found.first().map(|row| row.try_get(12)).transpose()?;
         let read = found.iter().map(log_row).collect::<Result<Vec<_>, _>>()?;
         let rows = with_last_states(read, limits.data_bytes);
         let is_last = rows.last().is_none_or(|row| row.id >= bounds.last_id);
-        Ok(Page { rows, is_last })
+        Ok(Page { rows, is_last, server_started })
     }
 }
 

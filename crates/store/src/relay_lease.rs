@@ -36,16 +36,19 @@ impl Store {
 
     /// Prolongs the lease; false when it was lost. Count its time from before the call.
     ///
+    /// The holder counts too: a database that has gone back in time gives the same token again.
+    ///
     /// # Errors
     /// When Postgres cannot be asked.
     pub async fn renew_relay_lease(&self, held: &RelayLease, lease: Duration) -> Result<bool, StoreError> {
         let done = sqlx::query(
             "-- renew_relay_lease
             update postbound.relay_lease set expires_at = clock_timestamp() + $2 * interval '1 millisecond'
-            where token = $1",
+            where token = $1 and holder = $3",
         )
         .bind(held.token)
         .bind(lease.as_millis() as f64)
+        .bind(&held.holder)
         .execute(&self.pool)
         .await?;
         Ok(done.rows_affected() == 1)
@@ -58,9 +61,11 @@ impl Store {
     pub async fn release_relay_lease(&self, held: &RelayLease) -> Result<(), StoreError> {
         sqlx::query(
             "-- release_relay_lease
-            update postbound.relay_lease set holder = null, expires_at = '-infinity' where token = $1",
+            update postbound.relay_lease set holder = null, expires_at = '-infinity'
+            where token = $1 and holder = $2",
         )
         .bind(held.token)
+        .bind(&held.holder)
         .execute(&self.pool)
         .await?;
         Ok(())

@@ -1,4 +1,4 @@
-use crate::{BreakerRow, DrainingTarget, Store, StoreError};
+use crate::{BreakerRow, DrainingTarget, RelayHalt, Store, StoreError};
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -7,6 +7,9 @@ use time::OffsetDateTime;
 pub struct Snapshot {
     /// The active relay.
     pub relay: RelayStatus,
+    /// Why it publishes nothing, if Postgres or RabbitMQ has gone back in time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub halted: Option<RelayHalt>,
     /// How far each stream is behind the log.
     pub streams: Vec<StreamLag>,
     /// Per target, how many users stand where, and whether requests go out.
@@ -148,6 +151,7 @@ impl Store {
     pub async fn status(&self) -> Result<Snapshot, StoreError> {
         Ok(Snapshot {
             relay: self.relay_status().await?,
+            halted: self.relay_halt().await?,
             streams: self.stream_lags().await?,
             targets: self.target_statuses().await?,
             draining: self.draining_targets().await?,

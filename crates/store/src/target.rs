@@ -1,27 +1,8 @@
-use crate::{Generation, Operation, Store, StoreError, audit};
+use crate::{Generation, Operation, Registration, Store, StoreError, audit};
 use postbound_event::Action;
 use serde_json::json;
-use sqlx::PgConnection;
-use std::str::FromStr as _;
-
-/// A target as the configuration describes it, to be registered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Registration {
-    /// Name of the target.
-    pub name: String,
-    /// Adapter that speaks its contract.
-    pub adapter: String,
-    /// Actions it wants.
-    pub actions: Vec<Action>,
-    /// Changes with this origin are not sent back to it.
-    pub origin: String,
-    /// Whether waiting states may be folded into the newest.
-    pub fold: bool,
-    /// Hash of its delivery settings.
-    pub config_hash: String,
-    /// Number of partition queues.
-    pub partitions: u16,
-}
+use sqlx::{PgConnection, types::Json};
+use std::{collections::BTreeMap, str::FromStr as _};
 
 /// A target as it is registered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,8 +45,23 @@ pub struct Tenant {
 }
 
 type TenantRow = (String, Option<String>, Option<String>, Option<String>);
-type TargetRow =
-    (String, String, Vec<String>, String, bool, String, i32, i32, Option<i32>, Option<i32>, bool, bool);
+
+#[derive(sqlx::FromRow)]
+struct TargetRow {
+    name: String,
+    adapter: String,
+    actions: Vec<String>,
+    origin: String,
+    fold: bool,
+    config_hash: String,
+    settings: Json<BTreeMap<String, String>>,
+    partitions: i32,
+    generation: i32,
+    draining_generation: Option<i32>,
+    draining_partitions: Option<i32>,
+    relay_moved_on: bool,
+    retired: bool,
+}
 
 impl Store {
     /// Registers a target, or brings its registration up to date; a new one starts with the oldest row the log has.
@@ -87,10 +83,18 @@ impl Store {
     /// When Postgres refuses; then nothing was changed.
     pub async fn retire_target(&self, name: &str, operation: &Operation) -> Result<u64, StoreError> {
         let mut tx = self.pool.begin().await?;
-        sqlx::query("-- retire_target\nupdate postbound.target set retired_at = now() where name = $1")
-            .bind(name)
-            .execute(&mut *tx)
-            .await?;
+        // A relay that has not noticed still holds the cursor: the next one must not be its own.
+        sqlx::query(
+            "-- retire_target
+            update postbound.target as t
+            set retired_at = now(),
+                rewinds_before = coalesce((select c.rewinds + 1 from postbound.stream_cursor as c where c.stream = t.name),
+                                          t.rewinds_before)
+            where t.name = $1",
+        )
+        .bind(name)
+        .execute(&mut *tx)
+        .await?;
         // Without the cursor, the log need not be kept for it; registered anew it starts over.
         sqlx::query("-- retire_stream\ndelete from postbound.stream_cursor where stream = $1")
             .bind(name)
@@ -109,9 +113,9 @@ impl Store {
     pub async fn registered_targets(&self) -> Result<Vec<RegisteredTarget>, StoreError> {
         let rows: Vec<TargetRow> = sqlx::query_as(
             "-- registered_targets
-            select t.name, t.adapter, t.actions, t.origin, t.fold, t.config_hash, t.partitions, t.generation,
-                   t.draining_generation, t.draining_partitions, coalesce(c.generation = t.generation, false),
-                   t.retired_at is not null
+            select t.name, t.adapter, t.actions, t.origin, t.fold, t.config_hash, t.settings, t.partitions, t.generation,
+                   t.draining_generation, t.draining_partitions,
+                   coalesce(c.generation = t.generation, false) as relay_moved_on, t.retired_at is not null as retired
             from postbound.target as t left join postbound.stream_cursor as c on c.stream = t.name
             order by t.name",
         )
@@ -170,11 +174,11 @@ pub(crate) async fn write_registration(
     let actions: Vec<&str> = target.actions.iter().map(|action| action.as_str()).collect();
     sqlx::query(
         "-- register_target
-        insert into postbound.target (name, adapter, actions, origin, fold, config_hash, partitions)
-        values ($1, $2, $3, $4, $5, $6, $7)
+        insert into postbound.target (name, adapter, actions, origin, fold, config_hash, settings, partitions)
+        values ($1, $2, $3, $4, $5, $6, $7, $8)
         on conflict (name) do update set adapter = excluded.adapter, actions = excluded.actions,
             origin = excluded.origin, fold = excluded.fold, config_hash = excluded.config_hash,
-            updated_at = now(), retired_at = null",
+            settings = excluded.settings, updated_at = now(), retired_at = null",
     )
     .bind(&target.name)
     .bind(&target.adapter)
@@ -182,12 +186,15 @@ pub(crate) async fn write_registration(
     .bind(&target.origin)
     .bind(target.fold)
     .bind(&target.config_hash)
+    .bind(Json(&target.settings))
     .bind(i32::from(target.partitions))
     .execute(&mut *tx)
     .await?;
     let cursor = sqlx::query(
         "-- register_stream
-        insert into postbound.stream_cursor (stream, done_snapshot) values ($1, '1:1:') on conflict do nothing",
+        insert into postbound.stream_cursor (stream, done_snapshot, rewinds)
+        select name, '1:1:', rewinds_before from postbound.target where name = $1
+        on conflict do nothing",
     )
     .bind(&target.name)
     .execute(tx)
@@ -196,27 +203,28 @@ pub(crate) async fn write_registration(
 }
 
 fn registered_target(row: TargetRow) -> Result<RegisteredTarget, StoreError> {
-    let (name, adapter, actions, origin, fold, config_hash, partitions, generation, draining) =
-        (row.0, row.1, row.2, row.3, row.4, row.5, row.6, row.7, row.8.zip(row.9));
-    let (relay_moved_on, retired) = (row.10, row.11);
-    let actions = actions
+    let actions = row
+        .actions
         .iter()
         .map(|action| Action::from_str(action).map_err(|error| StoreError::Unexpected(error.to_string())))
         .collect::<Result<_, _>>()?;
-    let draining = match draining {
-        Some((number, partitions)) => Some(Generation { number, partitions: partition_count(partitions)? }),
-        None => None,
-    };
-    let partitions = partition_count(partitions)?;
+    let draining = row.draining_generation.zip(row.draining_partitions);
+    let draining = draining.map(|(number, partitions)| Generation::stored(number, partitions)).transpose()?;
+    let current = Generation::stored(row.generation, row.partitions)?;
     Ok(RegisteredTarget {
-        registration: Registration { name, adapter, actions, origin, fold, config_hash, partitions },
-        generation,
+        registration: Registration {
+            name: row.name,
+            adapter: row.adapter,
+            actions,
+            origin: row.origin,
+            fold: row.fold,
+            config_hash: row.config_hash,
+            settings: row.settings.0,
+            partitions: current.partitions,
+        },
+        generation: current.number,
         draining,
-        relay_moved_on,
-        retired,
+        relay_moved_on: row.relay_moved_on,
+        retired: row.retired,
     })
-}
-
-fn partition_count(stored: i32) -> Result<u16, StoreError> {
-    u16::try_from(stored).map_err(|error| StoreError::Unexpected(error.to_string()))
 }

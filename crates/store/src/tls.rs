@@ -2,7 +2,8 @@
 //! the right role.
 
 use crate::StoreError;
-use rustls::{AlertDescription as Alert, CertificateError as Invalid, Error};
+use postbound_tls::{Fault, tls_error};
+use rustls::Error;
 use std::io;
 
 /// sqlx passes over parameters it does not know: with `ssl_mode=verify-full` nothing would be verified.
@@ -59,12 +60,6 @@ pub(crate) fn told(error: &sqlx::Error) -> String {
     mend.map_or_else(|| said.clone(), |mend| format!("{said}; {mend}"))
 }
 
-/// `io::Error` wraps it, at times more than once.
-fn tls_error(error: &io::Error) -> Option<&Error> {
-    let inner = error.get_ref()?;
-    inner.downcast_ref::<Error>().or_else(|| inner.downcast_ref::<io::Error>().and_then(tls_error))
-}
-
 /// TCP gives none of these; the files of TLS do, and sqlx does not say which.
 fn file_mend(kind: io::ErrorKind) -> Option<&'static str> {
     use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
@@ -73,35 +68,17 @@ fn file_mend(kind: io::ErrorKind) -> Option<&'static str> {
 }
 
 fn mend(error: &Error) -> Option<&'static str> {
-    Some(match error {
-        Error::InvalidCertificate(invalid) => match invalid {
-            Invalid::UnknownIssuer | Invalid::BadSignature => {
-                "set sslrootcert in database.url to the certificate of the authority that signed Postgres' own"
-            }
-            Invalid::Expired
-            | Invalid::ExpiredContext { .. }
-            | Invalid::NotValidYet
-            | Invalid::NotValidYetContext { .. } => {
-                "renew Postgres' certificate, or correct this machine's clock"
-            }
-            Invalid::NotValidForName | Invalid::NotValidForNameContext { .. } => {
-                "name the host in database.url as Postgres' certificate does"
-            }
-            _ => "give Postgres another certificate",
-        },
-        Error::AlertReceived(
-            Alert::CertificateRequired
-            | Alert::NoCertificate
-            | Alert::BadCertificate
-            | Alert::UnsupportedCertificate
-            | Alert::CertificateRevoked
-            | Alert::CertificateExpired
-            | Alert::CertificateUnknown
-            | Alert::UnknownCA
-            | Alert::AccessDenied
-            | Alert::HandshakeFailure,
-        ) => "Postgres wants a client certificate it trusts: sslcert and sslkey in database.url",
-        Error::InconsistentKeys(_) => "sslkey in database.url does not belong to sslcert",
-        _ => return None,
+    Some(match Fault::from(error) {
+        Fault::UnknownAuthority => {
+            "set sslrootcert in database.url to the certificate of the authority that signed Postgres' own"
+        }
+        Fault::NotValidNow => "renew Postgres' certificate, or correct this machine's clock",
+        Fault::OtherHost => "name the host in database.url as Postgres' certificate does",
+        Fault::ServerCertificate => "give Postgres another certificate",
+        Fault::ClientCertificate => {
+            "Postgres wants a client certificate it trusts: sslcert and sslkey in database.url"
+        }
+        Fault::ClientKey => "sslkey in database.url does not belong to sslcert",
+        Fault::NotTls | Fault::Other => return None,
     })
 }

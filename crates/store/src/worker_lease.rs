@@ -1,10 +1,21 @@
-use crate::{Generation, Store, StoreError};
+use crate::{Generation, Store, StoreError, breaker::from_millis};
 use sqlx::PgConnection;
 use std::time::Duration;
 use uuid::Uuid;
 
 /// A worker process, drawn at its start.
 pub type WorkerId = Uuid;
+
+/// A partition of one of a target's generations, owned by a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// The owner.
+    pub worker: WorkerId,
+    /// Number of the generation.
+    pub generation: i32,
+    /// The partition.
+    pub partition: u16,
+}
 
 /// What one round of balancing gave and took.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,6 +55,36 @@ impl Store {
         .execute(&self.pool)
         .await?;
         Ok(())
+    }
+
+    /// Tells the other workers how long ago targets last took a state from this one, and gives the same of them: the
+    /// shortest time of all others, by target.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked.
+    pub async fn share_successes(
+        &self,
+        worker: WorkerId,
+        own: &[(String, Duration)],
+    ) -> Result<Vec<(String, Duration)>, StoreError> {
+        let others: Vec<(String, i64)> = sqlx::query_as(
+            "-- share_successes
+            with own as (
+                update postbound.worker set succeeded_targets = $2, succeeded_at = array(
+                    select clock_timestamp() - u.age_ms * interval '1 millisecond'
+                    from unnest($3::float8[]) with ordinality as u (age_ms, place) order by u.place)
+                where worker_id = $1
+            )
+            select s.target, (extract(epoch from clock_timestamp() - max(s.at)) * 1000)::bigint
+            from postbound.worker as w, unnest(w.succeeded_targets, w.succeeded_at) as s (target, at)
+            where w.worker_id <> $1 group by s.target",
+        )
+        .bind(worker)
+        .bind(own.iter().map(|(target, _)| target.as_str()).collect::<Vec<_>>())
+        .bind(own.iter().map(|(_, age)| age.as_millis() as f64).collect::<Vec<_>>())
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(others.into_iter().map(|(target, age_ms)| (target, from_millis(age_ms))).collect())
     }
 
     /// Takes free partitions of a target's generation up to the worker's fair share, and says how many it has too many.
@@ -178,6 +219,55 @@ pub(crate) async fn lock_leases(tx: &mut PgConnection, target: &str) -> Result<(
     Ok(())
 }
 
+/// Holds leases for the rest of the transaction: until then nobody else can take them over. Says of each whether it is
+/// its worker's still; what has no lease is not asked about.
+///
+/// A worker that is stopped in the middle of the transaction loses it: its partitions are not to wait for it.
+pub(crate) async fn hold_leases<'a>(
+    tx: &mut PgConnection,
+    leases: impl Iterator<Item = (&'a str, Option<Lease>)> + Clone,
+) -> Result<Vec<bool>, StoreError> {
+    let asked: Vec<(&str, Lease)> =
+        leases.clone().filter_map(|(target, lease)| Some((target, lease?))).collect();
+    if asked.is_empty() {
+        return Ok(leases.map(|_| true).collect());
+    }
+    let held: Vec<HeldLease> = sqlx::query_as(
+        "-- hold_leases
+        with held as materialized (
+            select l.target, l.generation, l.partition
+            from (select distinct target collate \"C\" as target, worker_id, generation, partition
+                  from unnest($1::text[], $2::uuid[], $3::integer[], $4::integer[])
+                    as u (target, worker_id, generation, partition)) as a
+            join postbound.partition_lease as l
+              on l.target = a.target and l.generation = a.generation and l.partition = a.partition
+             and l.worker_id = a.worker_id
+            order by l.target, l.generation, l.partition for share of l
+        )
+        select target, generation, partition
+        from held, (select set_config('idle_in_transaction_session_timeout', '15s', true)) as bounded",
+    )
+    .bind(asked.iter().map(|(target, _)| *target).collect::<Vec<_>>())
+    .bind(asked.iter().map(|(_, lease)| lease.worker).collect::<Vec<_>>())
+    .bind(asked.iter().map(|(_, lease)| lease.generation).collect::<Vec<_>>())
+    .bind(asked.iter().map(|(_, lease)| i32::from(lease.partition)).collect::<Vec<_>>())
+    .fetch_all(tx)
+    .await?;
+    Ok(leases.map(|(target, lease)| is_held(&held, target, lease)).collect())
+}
+
+/// Target, generation and partition of a lease that is its worker's.
+pub(crate) type HeldLease = (String, i32, i32);
+
+/// Whether a lease is among those that are its worker's still; without one, nothing is asked.
+pub(crate) fn is_held(held: &[HeldLease], target: &str, lease: Option<Lease>) -> bool {
+    lease.is_none_or(|lease| {
+        held.iter().any(|(of, generation, partition)| {
+            of == target && *generation == lease.generation && *partition == i32::from(lease.partition)
+        })
+    })
+}
+
 /// Takes partitions nobody owns, if the generation may be leased.
 async fn take_partitions(
     tx: &mut PgConnection,
@@ -191,11 +281,20 @@ async fn take_partitions(
         with held as (
             select l.generation, l.partition from postbound.partition_lease as l
             join postbound.worker as w on w.worker_id = l.worker_id and w.expires_at > clock_timestamp()
-            where l.target = $1)
+            where l.target = $1), left_behind as materialized (
+            -- What the last owner is writing under its lease is waited for: the partition is taken the next time.
+            select l.partition from postbound.partition_lease as l
+            where l.target = $1 and l.generation = $2 and not exists (
+                select from postbound.worker as w
+                where w.worker_id = l.worker_id and w.expires_at > clock_timestamp())
+            for update skip locked)
         insert into postbound.partition_lease as l (target, generation, partition, worker_id)
         select $1, $2, free.partition, $3 from (
             select p as partition from generate_series(0, $4 - 1) as p
             where not exists (select from held where held.generation = $2 and held.partition = p)
+              and (exists (select from left_behind as b where b.partition = p) or not exists (
+                select from postbound.partition_lease as l
+                where l.target = $1 and l.generation = $2 and l.partition = p))
               and not exists (
                 select from postbound.drained_partition as d
                 where d.target = $1 and d.generation = $2 and d.partition = p)

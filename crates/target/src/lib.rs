@@ -22,6 +22,8 @@ mod idempotency;
 mod outcome;
 mod overrides;
 mod problem;
+#[cfg(test)]
+mod properties;
 mod redaction;
 mod retry_after;
 mod settings;

@@ -7,7 +7,7 @@ use crate::problem::Problem;
 use crate::redaction::Redactor;
 use crate::settings::{AdapterSettings, TargetError, TargetSettings};
 use crate::{Delivery, Failure, FailureClass, Outcome, TenantInfo};
-use crate::{backend_sync, crm_answer, crm_batch, idempotency};
+use crate::{backend_sync, crm_answer, crm_batch, idempotency, retry_after};
 use reqwest::header::HeaderMap;
 
 /// One system kept in step, as the worker calls it. Holds the connections; make one per target and share it.
@@ -157,6 +157,31 @@ impl Target {
             Ok(answer) => self.settle(&answer, deliveries, &credentials),
             Err((fault, detail)) => Failure::of(fault, detail).for_all(deliveries.len()),
         }
+    }
+
+    /// What a whole answer comes to, as after a request. For fuzzing, which needs no server for it; no part of the
+    /// interface.
+    #[doc(hidden)]
+    pub fn read_answer(
+        &self,
+        status: u16,
+        retry_after: Option<&str>,
+        body: Vec<u8>,
+        deliveries: &[Delivery],
+    ) -> Vec<Outcome> {
+        let credentials = match Credentials::current(&self.settings) {
+            Ok(credentials) => credentials,
+            Err((fault, detail)) => return Failure::of(fault, detail).for_all(deliveries.len()),
+        };
+        let answer = Answer {
+            status,
+            retry_after: retry_after.and_then(|value| retry_after::parse(value, self.settings.clock.now())),
+            location_host: None,
+            is_plain_text: true,
+            body,
+            end: BodyEnd::Whole,
+        };
+        self.settle(&answer, &deliveries.iter().collect::<Vec<_>>(), &credentials)
     }
 
     fn verdict(&self, status: u16, has_retry_after: bool) -> Verdict {

@@ -10,16 +10,17 @@ use crate::packages::Packages;
 use crate::run_dir::RunDir;
 use crate::{Authority, Options, Postgres, ports};
 
-/// Creates a cluster in the run's folder and starts its server.
+/// Creates a cluster in the folder `name` of the run's and starts its server.
 pub(crate) async fn start(
     packages: &Packages,
     run: &RunDir,
+    name: &str,
     authority: &Authority,
     options: &Options,
 ) -> Result<Postgres> {
     const TRIES: usize = 3;
     let account = Account::instead_of_root("postgres")?;
-    let folder = run.server_folder("postgres", account)?;
+    let folder = run.server_folder(name, account)?;
     let launch = Launch {
         program: packages.postgres_bin.join("postgres"),
         args: Vec::new(),

@@ -39,7 +39,7 @@ pub struct Services {
     pub rabbitmq: RabbitMq,
     authority: Authority,
     endpoints_file: PathBuf,
-    _run: RunDir,
+    run: RunDir,
 }
 
 impl Services {
@@ -57,7 +57,7 @@ impl Services {
         let authority = Authority::new(run.name())?;
         let (postgres, rabbitmq) = tokio::try_join!(
             async {
-                postgres_server::start(&packages, &run, &authority, &options)
+                postgres_server::start(&packages, &run, "postgres", &authority, &options)
                     .await
                     .context("cannot start PostgreSQL")
             },
@@ -68,9 +68,20 @@ impl Services {
             },
         )?;
         let endpoints_file = run.path().join("endpoints.json");
-        let services = Self { postgres, rabbitmq, authority, endpoints_file, _run: run };
+        let services = Self { postgres, rabbitmq, authority, endpoints_file, run };
         services.endpoints().write(&services.endpoints_file)?;
         Ok(services)
+    }
+
+    /// Starts one more PostgreSQL, with its data in the folder `name` of the run's. It ends with these services.
+    ///
+    /// # Errors
+    /// If the name is taken, or the server does not come up: then with the end of its log.
+    pub async fn another_postgres(&self, name: &str, options: &Options) -> Result<Postgres> {
+        let packages = tokio::task::spawn_blocking(Packages::ensure).await??;
+        postgres_server::start(&packages, &self.run, name, &self.authority, options)
+            .await
+            .with_context(|| format!("cannot start PostgreSQL {name}"))
     }
 
     /// What other processes need to use the servers.

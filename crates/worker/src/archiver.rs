@@ -90,6 +90,7 @@ async fn session(
         let Some(context) = context.upgrade() else { return Ok(()) };
         let letters: Vec<Letter> = messages.iter().flat_map(letters).collect();
         archive(&context, letters).await?;
+        postbound_failpoint::pass("worker.archived");
         for message in &messages {
             consumer.ack(message.tag).await?;
         }

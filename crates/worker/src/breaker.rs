@@ -216,6 +216,12 @@ impl Breakers {
         self.0.lock().openings(tenant)
     }
 
+    /// When a breaker of the tenant, or that of the whole target, last opened because most deliveries failed: what was
+    /// counted in its window before then is taken back.
+    pub(crate) fn failing_since(&self, tenant: &str) -> Option<OffsetDateTime> {
+        self.0.lock().failing_since(tenant)
+    }
+
     /// What of the parked users is not to be loaded, and whose probe is due.
     pub(crate) fn closed_off(&self) -> ClosedOff {
         let state = self.0.lock();
@@ -263,9 +269,20 @@ impl Inner {
         self.changed.notify_waiters();
     }
 
+    /// A place among the changes that wait to be written; None: there is none, and nothing must be changed here that
+    /// the table would never hear of.
+    fn place(&self) -> Option<mpsc::Permit<'_, Change>> {
+        let place = self.changes.try_reserve().ok();
+        if place.is_none() {
+            tracing::warn!(target.name = %self.target, "a change of the breaker is not taken: too many wait to be written");
+        }
+        place
+    }
+
+    /// For what comes right by itself: a claim that nobody gives back runs out.
     fn submit(&self, change: Change) {
-        if self.changes.try_send(change).is_err() {
-            tracing::warn!(target.name = %self.target, "a change of the breaker is lost: too many wait to be written");
+        if let Some(place) = self.place() {
+            place.send(change);
         }
     }
 }

@@ -12,7 +12,8 @@ use crate::{
 };
 use metrics::{Counter, Gauge, Histogram};
 use postbound_broker::{Broker, TargetNames};
-use postbound_store::Store;
+use postbound_event::UserKey;
+use postbound_store::{Generation, Lease, Store, WorkerId};
 use postbound_target::{Delivery, Failure, Outcome, TenantInfo};
 use postbound_telemetry::names;
 use std::{
@@ -51,6 +52,8 @@ pub(crate) struct TargetContext {
     pub(crate) counters: DeliveryCounters,
     /// What live changes feel of jobs.
     pub(crate) live_delay: LiveDelay,
+    worker: WorkerId,
+    generation: Generation,
     pace: Pace,
     tenants: Tenants,
     requests: Semaphore,
@@ -58,6 +61,8 @@ pub(crate) struct TargetContext {
     backfill_requests: Arc<Semaphore>,
     /// Microseconds since the epoch; 0: never.
     last_success_at: AtomicI64,
+    /// The same of all other workers.
+    others_last_success_at: AtomicI64,
 }
 
 /// What became of a request.
@@ -112,6 +117,7 @@ impl Drop for InFlight<'_> {
 /// What a worker's targets have in common.
 #[derive(Clone)]
 pub(crate) struct Shared {
+    pub(crate) worker: WorkerId,
     pub(crate) store: Store,
     pub(crate) ledger: Ledger,
     pub(crate) broker: Broker,
@@ -121,7 +127,7 @@ pub(crate) struct Shared {
 }
 
 impl TargetContext {
-    pub(crate) fn new(plan: TargetPlan, generation: i32, shared: &Shared) -> Arc<Self> {
+    pub(crate) fn new(plan: TargetPlan, generation: Generation, shared: &Shared) -> Arc<Self> {
         let (name, store) = (plan.registration.name.as_str(), &shared.store);
         let rate = RateBudget::start(name, plan.rate_limit, plan.live_share, store);
         let board = shared.breakers.clone();
@@ -130,7 +136,7 @@ impl TargetContext {
     }
 
     /// The same target with another generation of queues. Rate budget and breakers go on: the target has not forgotten.
-    pub(crate) fn successor(&self, generation: i32, shared: &Shared) -> Arc<Self> {
+    pub(crate) fn successor(&self, generation: Generation, shared: &Shared) -> Arc<Self> {
         let (rate, breakers) = (self.rate.clone(), self.breakers.clone());
         Self::of_generation(Arc::clone(&self.plan), rate, breakers, generation, shared)
     }
@@ -139,12 +145,12 @@ impl TargetContext {
         plan: Arc<TargetPlan>,
         rate: RateBudget,
         breakers: Breakers,
-        generation: i32,
+        generation: Generation,
         shared: &Shared,
     ) -> Arc<Self> {
         let name: Arc<str> = plan.registration.name.as_str().into();
         let made = Arc::new_cyclic(|context| Self {
-            names: TargetNames::new(&*name, generation),
+            names: TargetNames::new(&*name, generation.number),
             store: shared.store.clone(),
             ledger: shared.ledger.clone(),
             // One per target: a dead-letter queue that is missing holds up no other target's letters.
@@ -161,6 +167,9 @@ impl TargetContext {
             requests: Semaphore::new(plan.concurrency),
             backfill_requests: Arc::new(Semaphore::new(backfill_requests(plan.concurrency, plan.live_share))),
             last_success_at: AtomicI64::new(0),
+            others_last_success_at: AtomicI64::new(0),
+            worker: shared.worker,
+            generation,
             rate,
             breakers,
             plan,
@@ -168,6 +177,14 @@ impl TargetContext {
         });
         made.feeder.start(Arc::downgrade(&made));
         made
+    }
+
+    /// The lease under which what becomes of a user's deliveries is written; None: the target refuses older versions
+    /// itself, and a late write does no harm.
+    pub(crate) fn lease_of(&self, key: &UserKey) -> Option<Lease> {
+        let Generation { number: generation, partitions } = self.generation;
+        let lease = || Lease { worker: self.worker, generation, partition: key.partition(partitions) };
+        (!self.plan.guards_versions).then(lease)
     }
 
     /// KiB of messages held at most, of live ones or of those of jobs.
@@ -222,7 +239,9 @@ impl TargetContext {
             token.spend();
             let _in_flight = InFlight::enter(&self.counters.in_flight);
             let started = Instant::now();
+            postbound_failpoint::pass(if is_probe { "worker.probe_claimed" } else { "worker.sending" });
             let outcomes = self.plan.client.deliver(deliveries, &tenant).await;
+            postbound_failpoint::pass("worker.sent");
             self.record(&outcomes, started);
             self.breakers.judge(deliveries, &outcomes, passage);
             self.rest(of_backfill, started);
@@ -270,16 +289,23 @@ impl TargetContext {
         metrics::histogram!(names::ATTEMPT_DURATION, "target" => self.name.to_string(), "status" => status)
             .record(started.elapsed().as_secs_f64());
         if outcomes.iter().any(|outcome| !matches!(outcome, Outcome::Failed(_))) {
-            let now_us = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1000;
-            self.last_success_at.fetch_max(i64::try_from(now_us).unwrap_or(0), Ordering::Relaxed);
+            self.last_success_at.fetch_max(micros(OffsetDateTime::now_utc()), Ordering::Relaxed);
         }
     }
 
-    /// When the target last took somebody's state from this worker.
+    /// When the target last took somebody's state; from other workers as of their last heartbeat.
     pub(crate) fn last_success_at(&self) -> Option<OffsetDateTime> {
-        let at_us = self.last_success_at.load(Ordering::Relaxed);
-        let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at_us) * 1000).ok()?;
-        (at_us > 0).then_some(at)
+        self.own_last_success_at().max(at_micros(&self.others_last_success_at))
+    }
+
+    /// When it last did from this worker.
+    pub(crate) fn own_last_success_at(&self) -> Option<OffsetDateTime> {
+        at_micros(&self.last_success_at)
+    }
+
+    /// It last did from another worker at that time.
+    pub(crate) fn others_succeeded(&self, at: OffsetDateTime) {
+        self.others_last_success_at.fetch_max(micros(at), Ordering::Relaxed);
     }
 
     async fn tenant(&self, id: &str) -> TenantInfo {
@@ -289,6 +315,16 @@ impl TargetContext {
             TenantInfo::unknown(id)
         })
     }
+}
+
+fn micros(at: OffsetDateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos() / 1000).unwrap_or(0)
+}
+
+fn at_micros(micros: &AtomicI64) -> Option<OffsetDateTime> {
+    let micros = micros.load(Ordering::Relaxed);
+    let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).ok()?;
+    (micros > 0).then_some(at)
 }
 
 /// Jobs get a quarter of what live messages may take.

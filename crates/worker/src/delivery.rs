@@ -8,8 +8,8 @@ use crate::{
 use postbound_broker::Headers;
 use postbound_event::{Event, UserKey};
 use postbound_store::{
-    Aftermath, Doubt, Held, ItemOutcome, NextAttempt, ParkedSchedule, ParkedState, Settlement, Verdict,
-    within,
+    Aftermath, Doubt, Held, ItemOutcome, NextAttempt, ParkedSchedule, ParkedState, ParkingCause, Settlement,
+    StoreError, Unknown, Verdict, within,
 };
 use postbound_target::{Delivery, Failure, FailureClass, Outcome};
 use std::{sync::Arc, time::Duration};
@@ -22,16 +22,19 @@ const DIVERGED: &str = "diverged";
 /// How long a question to Postgres about one delivery may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Failures of a user whose times are kept at most: enough to take back what can be counted within a breaker's window.
+const RECENT_MAX: usize = 16;
+
 /// A delivery that was begun and not settled: its events go back to the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Abandoned;
 
 /// What a lane's delivery came to.
 pub(crate) enum Ended {
-    /// The ledger has the outcome.
-    Settled(Held, ItemOutcome),
-    /// The user is to be parked, and tried again by this schedule.
-    Parks(Box<Next>, ParkedSchedule),
+    /// The ledger has the outcome of the event.
+    Settled(Box<Event>, Held, ItemOutcome),
+    /// The user is to be parked for this cause, and tried again by this schedule.
+    Parks(Box<Next>, ParkedSchedule, ParkingCause),
 }
 
 /// Delivers one user's next state: tries, retries, settles. It ends when the ledger has the outcome, when the user is to
@@ -67,11 +70,13 @@ pub(crate) async fn settle_echo(
         version: event.version,
         verdict: Verdict::Delivered { present, external_id: None },
         aftermath: doubt.map(|doubt| Box::new(Aftermath { doubt: Some(doubt), ..Aftermath::default() })),
+        under: context.lease_of(&event.key),
     };
     let committed = context.ledger.settle(settlement).await.map_err(|_| Abandoned);
     context.counters.skipped.increment(1);
     let held = Held { delivered_version: event.version, present, ..held };
-    (event.key, committed.map(|()| Ended::Settled(held, ItemOutcome::Delivered)))
+    let key = event.key.clone();
+    (key, committed.map(|()| Ended::Settled(Box::new(event), held, ItemOutcome::Delivered)))
 }
 
 struct Delivering {
@@ -97,7 +102,9 @@ struct Tries {
     repeats: u32,
     first_at: Option<OffsetDateTime>,
     last_at: Option<OffsetDateTime>,
-    unknown_version: i64,
+    unknown: Unknown,
+    /// When the last of them failed, as far back as a breaker that opens takes them back.
+    recent: Vec<OffsetDateTime>,
     /// When the last try ended with an answer that speaks of the target as a whole.
     blamed_target_at: Option<OffsetDateTime>,
 }
@@ -127,7 +134,7 @@ impl Delivering {
                 Outcome::Failed(failure) => failure,
             };
             if failure.class == FailureClass::Unknown {
-                self.tries.unknown_version = self.tries.unknown_version.max(delivery.version);
+                self.tries.unknown = self.tries.unknown.and(Unknown::of(delivery.version));
             }
             if self.tries.is_blamed_alone(&failure, self.context.last_success_at()) {
                 failure.class = FailureClass::Permanent;
@@ -139,7 +146,7 @@ impl Delivering {
             } else if probe {
                 return Ok(self.parks_held());
             }
-            self.tries.count(self.context.last_success_at());
+            self.count_failure(&delivery.key.tenant);
             let decision = self.context.plan.retry.decide(&failure, self.history(), rand::random());
             match decision {
                 Decision::TryAgain(pause) => self.pause(&failure, pause).await?,
@@ -208,29 +215,35 @@ impl Delivering {
             },
             "user synced"
         );
-        Ok(Ended::Settled(held, ItemOutcome::Delivered))
+        Ok(Ended::Settled(Box::new(self.next.event), held, ItemOutcome::Delivered))
     }
 
-    /// The target says that it holds a newer version. Below the newest there is, that is so: a later delivery was
-    /// faster. At it, or with a version nobody has given, target and source have parted ways.
+    /// One more try failed for the user's own sake.
+    fn count_failure(&mut self, tenant: &str) {
+        let window = self.context.plan.breaker.window;
+        self.tries.refund(self.context.breakers.failing_since(tenant), window);
+        self.tries.count(self.context.last_success_at(), window);
+    }
+
+    /// The target says that it holds a newer version. Below the newest it wants, that is so: a later delivery was
+    /// faster. At it, or with a version it was never to be told, target and source have parted ways.
     async fn stale(self, held_version: Option<i64>) -> Result<Ended, Abandoned> {
         let version = self.next.event.version;
-        let newest = within(ASK_TIMEOUT, self.context.store.head_version(&self.next.event.key)).await;
-        let newest = newest.map_err(|error| {
-            tracing::warn!(error = %error, "newest version not read");
+        let wanted = self.wanted_version(held_version).await.map_err(|error| {
+            tracing::warn!(error = %error, "newest wanted version not read");
             Abandoned
         })?;
         let is_superseded = match held_version {
-            Some(held_version) => (version..=newest).contains(&held_version),
-            None => version < newest,
+            Some(held_version) => (version..=wanted).contains(&held_version),
+            None => version < wanted,
         };
         if !is_superseded {
             let detail = match held_version {
                 Some(held) => {
-                    format!("the target says it holds version {held}; the newest there is is {newest}")
+                    format!("the target says it holds version {held}; the newest for it is {wanted}")
                 }
                 None => {
-                    format!("the target says it holds a newer version than {version}, the newest there is")
+                    format!("the target says it holds a newer version than {version}, the newest for it")
                 }
             };
             return self.bury(&diverged(detail)).await;
@@ -241,7 +254,16 @@ impl Delivering {
             target.name = %self.context.name, user.id = %self.next.event.key.user, user.version = version,
             target.held_version = held_version, "target holds a newer state"
         );
-        Ok(Ended::Settled(held, ItemOutcome::Superseded))
+        Ok(Ended::Settled(Box::new(self.next.event), held, ItemOutcome::Superseded))
+    }
+
+    async fn wanted_version(&self, held_version: Option<i64>) -> Result<i64, StoreError> {
+        let event = &self.next.event;
+        // That it holds what it is being sent says all there is to know.
+        if held_version == Some(event.version) {
+            return Ok(event.version);
+        }
+        within(ASK_TIMEOUT, self.context.store.wanted_version(&self.context.name, event)).await
     }
 
     async fn commit_delivered(
@@ -254,7 +276,7 @@ impl Delivering {
         let doubt_until = match &doubt {
             Some(Doubt::Raised { late: Some((after, _)), .. }) => Some(OffsetDateTime::now_utc() + *after),
             Some(Doubt::Raised { late: None, .. }) | None => self.held.doubt_until,
-            Some(Doubt::Cleared) => None,
+            Some(Doubt::Cleared { .. }) => None,
         };
         self.commit(Verdict::Delivered { present, external_id }, doubt, outcome).await?;
         let delivered_version = self.held.delivered_version.max(self.next.event.version);
@@ -268,9 +290,9 @@ impl Delivering {
             return None;
         }
         let event = &self.next.event;
-        let late_version = self.tries.unknown_version;
+        let late_version = late_version(event.version, self.tries.unknown, self.held.doubt_until.is_some());
         if event.resend > 0 && event.job.is_none() && late_version == 0 {
-            return Some(Doubt::Cleared);
+            return Some(Doubt::Cleared { resend: event.resend });
         }
         let late = (late_version > 0).then_some((self.context.plan.doubt_after, late_version));
         if late.is_none() && self.held.doubt_until.is_none() {
@@ -316,8 +338,8 @@ impl Delivering {
     /// Nothing failed for the user's own sake: the next try is due as soon as the target is open.
     fn parks_held(mut self) -> Ended {
         let schedule = held_back(self.next.schedule.take());
-        let unknown_version = self.tries.unknown_version;
-        self.parks(ParkedSchedule { unknown_version, ..schedule })
+        let unknown = self.tries.unknown;
+        self.parks(ParkedSchedule { unknown, ..schedule }, ParkingCause::NotTried)
     }
 
     fn parks_failed(self, failure: &Failure, pause: Duration) -> Ended {
@@ -332,13 +354,14 @@ impl Delivering {
             class: failure.class.as_str().to_owned(),
             status: failure.status,
             detail: failure.detail.clone(),
-            unknown_version: self.tries.unknown_version,
+            unknown: self.tries.unknown,
+            recent_failures: self.tries.recent.clone(),
         };
-        self.parks(schedule)
+        self.parks(schedule, ParkingCause::Failed)
     }
 
-    fn parks(self, schedule: ParkedSchedule) -> Ended {
-        Ended::Parks(Box::new(self.next), schedule)
+    fn parks(self, schedule: ParkedSchedule, cause: ParkingCause) -> Ended {
+        Ended::Parks(Box::new(self.next), schedule, cause)
     }
 
     fn say_failed(&self, failure: &Failure, pause: Duration) {
@@ -365,11 +388,30 @@ impl Delivering {
             published = letter => published.map_err(|_| Abandoned)?,
             () = self.stop.cancelled() => return Err(Abandoned),
         }
+        postbound_failpoint::pass("worker.letter_confirmed");
         let outcome = ItemOutcome::Dead { reason: failure.reason };
-        self.commit(Verdict::Dead { reason: failure.reason }, None, outcome).await?;
+        let doubt = self.doubt_of_the_dead();
+        let doubt_until = match doubt {
+            Some(_) => Some(OffsetDateTime::now_utc() + self.context.plan.doubt_after),
+            None => self.held.doubt_until,
+        };
+        self.commit(Verdict::Dead { reason: failure.reason }, doubt, outcome).await?;
         self.context.counters.dead.increment(1);
         let dead_version = self.held.dead_version.max(event.version);
-        Ok(Ended::Settled(Held { dead_version, parked: false, ..self.held }, outcome))
+        let held = Held { dead_version, parked: false, doubt_until, ..self.held };
+        Ok(Ended::Settled(Box::new(self.next.event), held, outcome))
+    }
+
+    /// What is dead may have been sent without anyone knowing the outcome, and be executed after what comes next. It is
+    /// never sent itself, as nothing older than itself is in doubt: whatever is newer finds the doubt and is sent again.
+    fn doubt_of_the_dead(&self) -> Option<Doubt> {
+        if self.context.plan.guards_versions || self.tries.unknown.is_none() {
+            return None;
+        }
+        let event = &self.next.event;
+        let newest = Event { resend: event.resend + 1, job: None, ..event.clone() };
+        let state = Box::new(ParkedState { event: newest, send_as: Some(self.next.action) });
+        Some(Doubt::Raised { state, late: Some((self.context.plan.doubt_after, event.version)) })
     }
 
     /// Our own headers, since RabbitMQ 4.x does not keep `x-death` over a publish.
@@ -386,7 +428,7 @@ impl Delivering {
             ("postbound-status", failure.status.map_or_else(String::new, |status| status.to_string())),
             ("postbound-attempts", self.tries.attempts.to_string()),
             ("postbound-detail", failure.detail.clone()),
-            ("postbound-unknown-outcome", (self.tries.unknown_version == event.version).to_string()),
+            ("postbound-unknown-outcome", (self.tries.unknown.newest == event.version).to_string()),
             ("postbound-first-failed-at", rfc3339(self.tries.first_at.unwrap_or(now))),
             ("postbound-last-failed-at", rfc3339(self.tries.last_at.unwrap_or(now))),
         ]
@@ -408,9 +450,21 @@ impl Delivering {
             version: event.version,
             verdict,
             aftermath: needed.then(|| Box::new(aftermath)),
+            under: self.context.lease_of(&event.key),
         };
         self.context.ledger.settle(settlement).await.map_err(|_| Abandoned)
     }
+}
+
+/// The oldest version that may be executed over one that was just delivered; 0: none is in doubt. `in_doubt`: one was
+/// before.
+fn late_version(delivered: i64, unknown: Unknown, in_doubt: bool) -> i64 {
+    if unknown.oldest > delivered {
+        // Of newer ones their own delivery says.
+        return 0;
+    }
+    // The doubt there was may be forgotten by now, and it was about something older.
+    if in_doubt { unknown.oldest.min(1) } else { unknown.oldest }
 }
 
 /// As operators search for it.
@@ -440,7 +494,8 @@ impl Tries {
             repeats: schedule.map_or(0, |schedule| schedule.repeats),
             first_at: schedule.and_then(|schedule| schedule.first_failed_at),
             last_at: schedule.and_then(|schedule| schedule.last_failed_at),
-            unknown_version: next.unknown_version,
+            unknown: next.unknown,
+            recent: schedule.map_or_else(Vec::new, |schedule| schedule.recent_failures.clone()),
             blamed_target_at: None,
         }
     }
@@ -458,13 +513,49 @@ impl Tries {
         before.is_some() && last_success_at > before
     }
 
-    /// One more failed; the target last took somebody's state at `last_success_at`.
-    fn count(&mut self, last_success_at: Option<OffsetDateTime>) {
+    /// One more failed; the target last took somebody's state at `last_success_at`. What is older than `window` no breaker
+    /// takes back.
+    fn count(&mut self, last_success_at: Option<OffsetDateTime>, window: Duration) {
         let others_succeeded = last_success_at > self.last_at;
         self.repeats += u32::from(self.attempts == 0 || others_succeeded);
         self.attempts += 1;
         let now = OffsetDateTime::now_utc();
         self.first_at.get_or_insert(now);
         self.last_at = Some(now);
+        self.recent.push(now);
+        let kept = self.recent.len().saturating_sub(RECENT_MAX);
+        self.recent.drain(..kept);
+        self.recent.retain(|at| *at >= now - window);
+    }
+
+    /// A breaker opened at that time because most deliveries failed: those counted here within its window do not count.
+    fn refund(&mut self, opened_at: Option<OffsetDateTime>, window: Duration) {
+        let Some(opened_at) = opened_at else { return };
+        let is_within = |at: &&OffsetDateTime| **at <= opened_at && **at >= opened_at - window;
+        let refunded = u32::try_from(self.recent.iter().filter(is_within).count()).unwrap_or(u32::MAX);
+        self.recent.retain(|at| *at > opened_at);
+        self.attempts = self.attempts.saturating_sub(refunded);
+        self.repeats = self.repeats.saturating_sub(refunded);
+        if self.attempts == 0 {
+            self.first_at = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubt_is_about_the_oldest_version_on_its_way_and_about_any_where_there_was_doubt_before() {
+        let check = |what: &str, (oldest, newest), in_doubt, expected| {
+            assert_eq!(late_version(2, Unknown { oldest, newest }, in_doubt), expected, "{what}");
+        };
+        check("none is on its way", (0, 0), false, 0);
+        check("none is on its way, and what was before is written down", (0, 0), true, 0);
+        check("an older one, and itself", (1, 2), false, 1);
+        check("only itself", (2, 2), false, 2);
+        check("only itself, while an older doubt may be forgotten", (2, 2), true, 1);
+        check("only newer ones", (3, 3), true, 0);
     }
 }

@@ -95,9 +95,11 @@ impl Feeder {
         hungry
     }
 
-    /// False: there was no room for it; it is due again in a minute.
-    fn give(&self, partition: u16, fed: Fed) -> bool {
-        lock(&self.shared.ports).get(&partition).is_some_and(|port| port.sender.try_send(fed).is_ok())
+    /// Whom there is no room for is due again in a minute.
+    fn give(&self, partition: u16, fed: Fed) {
+        if let Some(port) = lock(&self.shared.ports).get(&partition) {
+            let _ = port.sender.try_send(fed);
+        }
     }
 }
 
@@ -180,6 +182,9 @@ impl Feeder {
             false => Vec::new(),
         };
         let taken = users.len() + doubts.len();
+        if taken > 0 {
+            postbound_failpoint::pass("worker.due_taken");
+        }
         for user in users {
             let partition = user.key.partition(filter.partitions);
             self.give(partition, Fed::Parked(Box::new(user)));

@@ -1,5 +1,8 @@
 use postbound_event::{Action, Event, JobPart};
-use postbound_store::{Held, ItemOutcome, NextAttempt, ParkedSchedule, ParkedState, ParkedUser};
+use postbound_store::{
+    Held, ItemOutcome, NextAttempt, ParkedSchedule, ParkedState, ParkedUser, ParkingCause, StateWrites,
+    Unknown,
+};
 use std::{collections::VecDeque, time::Duration};
 
 /// Names a message of one of the partition's consumers.
@@ -26,7 +29,8 @@ pub(crate) enum Source {
 /// Architecture invariant: a lane has at most one delivery under way, and the next starts only when the ledger has
 /// the last. A crash between the two then sends the newest state again, never an older one after it.
 ///
-/// Architecture invariant: of a parked user the lane holds all that is stored, so that parking can replace it whole.
+/// Architecture invariant: of a parked user the lane holds all that is stored, so that parking can replace it whole, or
+/// add to it where every event is delivered.
 #[derive(Debug, Default)]
 pub(crate) struct Lane {
     folds: bool,
@@ -36,8 +40,8 @@ pub(crate) struct Lane {
     running: Option<Running>,
     /// Of a parked user; None: the user is not parked.
     schedule: Option<Schedule>,
-    /// Newest version that may be on its way to the target in a request nobody knows the outcome of.
-    unknown_version: i64,
+    /// Versions that may be on their way to the target in requests nobody knows the outcome of.
+    unknown: Unknown,
 }
 
 #[derive(Debug)]
@@ -66,6 +70,8 @@ struct Running {
     tags: Vec<Tag>,
     /// Items that joined it under way, with their versions; those it began with, its delivery settles.
     late_items: Vec<(JobPart, i64)>,
+    /// Versions below it that joined it under way and may have been sent before: it was begun without knowing of them.
+    late_unknown: Unknown,
     /// It is settled without being sent.
     echo: bool,
 }
@@ -113,8 +119,8 @@ pub(crate) struct Next {
     pub(crate) folded: usize,
     /// The user's schedule, if the user is parked.
     pub(crate) schedule: Option<ParkedSchedule>,
-    /// See [`Lane::unknown_version`].
-    pub(crate) unknown_version: i64,
+    /// See [`Lane::unknown`].
+    pub(crate) unknown: Unknown,
     /// Items of jobs that are settled with it, and their versions.
     pub(crate) items: Vec<(JobPart, i64)>,
     /// It is stored with its parked user, action included.
@@ -125,10 +131,11 @@ pub(crate) struct Next {
 #[derive(Debug)]
 pub(crate) struct Park {
     pub(crate) schedule: ParkedSchedule,
+    pub(crate) cause: ParkingCause,
     /// All states that wait.
     pub(crate) states: Vec<ParkedState>,
-    /// Whether they differ from those stored.
-    pub(crate) rewrites: bool,
+    /// How they differ from those stored.
+    pub(crate) writes: StateWrites,
     /// Items whose state gave way to a newer one.
     pub(crate) superseded: Vec<JobPart>,
 }
@@ -142,7 +149,7 @@ impl Lane {
     /// A lane of a parked user; `due`: the next attempt is.
     pub(crate) fn parked(held: Held, folds: bool, parked: ParkedUser, due: bool) -> Self {
         let mut lane = Self::new(held, folds);
-        lane.unknown_version = parked.schedule.unknown_version;
+        lane.unknown = parked.schedule.unknown;
         lane.restore(parked.states);
         lane.schedule = Some(Schedule { parked: parked.schedule, due });
         lane
@@ -153,7 +160,7 @@ impl Lane {
         if self.running.is_some() {
             // It is being tried, or stored: with what is stored then it goes on.
             if let Some(schedule) = &mut self.schedule {
-                schedule.due = true;
+                *schedule = Schedule { parked: parked.schedule, due: true };
             }
             return;
         }
@@ -176,7 +183,7 @@ impl Lane {
     pub(crate) fn enter(&mut self, arrival: Arrival) -> Entered {
         let Arrival { mut event, tag, maybe_sent, from_target } = arrival;
         if maybe_sent {
-            self.unknown_version = self.unknown_version.max(event.version);
+            self.unknown = self.unknown.and(Unknown::of(event.version));
         }
         if self.is_settled(&event) {
             return Entered::Settled;
@@ -188,6 +195,9 @@ impl Lane {
         {
             running.tags.extend(tag);
             running.late_items.extend(item.map(|item| (item, event.version)));
+            if maybe_sent && event.version < running.version {
+                running.late_unknown = running.late_unknown.and(Unknown::of(event.version));
+            }
             return Entered::Waits;
         }
         match self.queue.binary_search_by_key(&event.version, |queued| queued.event.version) {
@@ -260,18 +270,29 @@ impl Lane {
         self.running = Some(running);
         let items = items.into_iter().map(|item| (item, event.version)).chain(folded.items).collect();
         let schedule = self.schedule.as_ref().map(|schedule| schedule.parked.clone());
-        let unknown_version = self.unknown_version;
-        let folded = folded.events;
-        Some(Step::Deliver(Next { event, action, folded, schedule, unknown_version, items, stored }))
+        let (unknown, folded) = (self.unknown, folded.events);
+        Some(Step::Deliver(Next { event, action, folded, schedule, unknown, items, stored }))
     }
 
-    /// The delivery under way was not settled: the user is to be parked by `schedule`, with all that waits.
-    pub(crate) fn park_failed(&mut self, next: Next, schedule: ParkedSchedule) -> Park {
+    /// The delivery under way was not settled: the user is to be parked by `schedule`, with all that waits. None: what was
+    /// refused gives way to a newer state, which is the next step, with a clean slate.
+    pub(crate) fn park_failed(
+        &mut self,
+        next: Next,
+        schedule: ParkedSchedule,
+        cause: ParkingCause,
+    ) -> Option<Park> {
         let Running { tags, late_items, .. } = self.running.take().unwrap_or_default();
-        self.unknown_version = self.unknown_version.max(schedule.unknown_version);
+        self.unknown = self.unknown.and(schedule.unknown);
         let version = next.event.version;
         let items = next.items.into_iter().chain(late_items);
-        let (own, older): (Vec<_>, Vec<_>) = items.partition(|(_, of_version)| *of_version == version);
+        let gives_way = cause == ParkingCause::Failed
+            && is_refused(&schedule)
+            && self.folds
+            && next.action != Action::Deleted
+            && !self.queue.is_empty();
+        let (own, older): (Vec<_>, Vec<_>) =
+            items.partition(|(_, of_version)| gives_way || *of_version == version);
         let superseded: Vec<JobPart> = older.into_iter().map(|(item, _)| item).collect();
         self.queue.push_front(Queued {
             send_as: Some(next.action),
@@ -281,9 +302,15 @@ impl Lane {
             stored: next.stored,
             echo: false,
         });
-        let mut park = self.park(Some(schedule));
+        if gives_way {
+            if self.schedule.is_some() {
+                self.schedule = Some(Schedule { parked: clean_slate(schedule), due: true });
+            }
+            return None;
+        }
+        let mut park = self.park(Some((schedule, cause)));
         park.superseded.extend(superseded);
-        park
+        Some(park)
     }
 
     /// What waits is stored, as `states`. Gives the messages that are settled by it.
@@ -297,8 +324,11 @@ impl Lane {
 
     /// The delivery under way is in the ledger: `held` is what that says now, `outcome` what it came to. Gives the
     /// message of every event it settled, once for each, and the items that joined it under way.
+    ///
+    /// If an older version joined it that may still be executed over it, `event` is sent once more: that raises doubt.
     pub(crate) fn settled(
         &mut self,
+        event: Event,
         held: Held,
         outcome: ItemOutcome,
     ) -> (Vec<Tag>, Vec<(JobPart, ItemOutcome)>) {
@@ -306,8 +336,9 @@ impl Lane {
         self.held = Held { parked: still_parked, ..held };
         let running = self.running.take().unwrap_or_default();
         let mut tags = running.tags;
-        if self.unknown_version <= running.version && !matches!(outcome, ItemOutcome::Dead { .. }) {
-            self.unknown_version = 0;
+        let is_dead = matches!(outcome, ItemOutcome::Dead { .. });
+        if !is_dead {
+            self.unknown = self.unknown.after(running.version);
         }
         // What is left of a parked user is due at once, with a clean slate.
         self.schedule = None;
@@ -317,6 +348,9 @@ impl Lane {
         }) {
             tags.extend(self.queue.pop_front().into_iter().flat_map(|queued| queued.tags));
         }
+        if !is_dead {
+            self.send_again(event, running.late_unknown);
+        }
         let items = running.late_items.iter();
         (
             tags,
@@ -324,6 +358,19 @@ impl Lane {
                 .map(|(item, version)| (*item, item_outcome(outcome, *version == running.version)))
                 .collect(),
         )
+    }
+
+    /// Sends a settled state once more, in doubt about `unknown` versions.
+    fn send_again(&mut self, event: Event, unknown: Unknown) {
+        self.unknown = self.unknown.and(unknown);
+        // An item with that very state says the same.
+        let is_next = self.queue.front().is_some_and(|queued| queued.event.version == event.version);
+        if unknown.is_none() || is_next {
+            return;
+        }
+        let event = Event { resend: event.resend + 1, job: None, ..event };
+        let (tags, items) = (Vec::new(), Vec::new());
+        self.queue.push_front(Queued { event, send_as: None, tags, items, stored: false, echo: false });
     }
 
     pub(crate) fn held(&self) -> Held {
@@ -352,6 +399,15 @@ impl Lane {
         }
     }
 
+    /// What a target that gets every event did not get is not dead because a later one is: that may be one RabbitMQ gave
+    /// up, out of its order.
+    fn is_settled_though_stored(&self, event: &Event) -> bool {
+        match self.folds || event.job.is_some() || event.resend > 0 {
+            true => self.is_settled(event),
+            false => event.version <= self.held.delivered_version || event.version == self.held.dead_version,
+        }
+    }
+
     /// Whether the target holds everything that was wanted before what comes now (decision 14).
     fn holds_all_before(&self) -> bool {
         self.queue.is_empty()
@@ -360,13 +416,16 @@ impl Lane {
             && self.held.dead_version <= self.held.delivered_version
     }
 
-    /// A newer state than the one that was refused for its content deserves a try of its own.
+    /// A newer state than the one that was refused for its content deserves a try of its own. A delete is never folded
+    /// away: what comes after one waits for it.
     fn renew_schedule(&mut self) {
+        let waits_for_delete =
+            self.queue.front().is_some_and(|queued| queued.event.action == Action::Deleted);
         if self.folds
-            && let Some(Schedule { parked, due }) = &mut self.schedule
-            && parked.class == "permanent"
+            && !waits_for_delete
+            && let Some(schedule) = self.schedule.take_if(|schedule| is_refused(&schedule.parked))
         {
-            (parked.attempts, parked.repeats, *due) = (0, 0, true);
+            self.schedule = Some(Schedule { parked: clean_slate(schedule.parked), due: true });
         }
     }
 
@@ -382,16 +441,23 @@ impl Lane {
     }
 
     /// All that waits, folded, to be stored.
-    fn park(&mut self, schedule: Option<ParkedSchedule>) -> Park {
-        let schedule = schedule
+    fn park(&mut self, schedule: Option<(ParkedSchedule, ParkingCause)>) -> Park {
+        let (schedule, cause) = schedule
             .or_else(|| {
                 let Schedule { parked, due } = self.schedule.take()?;
-                Some(if due { held_back(Some(parked)) } else { parked })
+                Some(match due {
+                    true => (held_back(Some(parked)), ParkingCause::NotTried),
+                    false => (parked, ParkingCause::Folded),
+                })
             })
-            .unwrap_or_else(|| held_back(None));
-        let unknown_version = schedule.unknown_version.max(self.unknown_version);
-        let schedule = ParkedSchedule { unknown_version, ..schedule };
-        let rewrites = self.queue.iter().any(|queued| !queued.stored);
+            .unwrap_or_else(|| (held_back(None), ParkingCause::NotTried));
+        let schedule = ParkedSchedule { unknown: schedule.unknown.and(self.unknown), ..schedule };
+        let news = self.queue.iter().filter(|queued| !queued.stored).map(|queued| queued.event.version);
+        let writes = match (Vec::from_iter(news), self.folds) {
+            (news, _) if news.is_empty() => StateWrites::Nothing,
+            (_, true) => StateWrites::All,
+            (news, false) => StateWrites::Only(news),
+        };
         let newest = self.queue.back().map_or(0, |queued| queued.event.version);
         let mut running = Running { version: newest, ..Running::default() };
         let mut superseded = Vec::new();
@@ -406,7 +472,7 @@ impl Lane {
         }
         self.running = Some(running);
         self.schedule = Some(Schedule { parked: schedule.clone(), due: false });
-        Park { schedule, states, rewrites, superseded }
+        Park { schedule, cause, states, writes, superseded }
     }
 
     fn restore(&mut self, states: Vec<ParkedState>) {
@@ -414,7 +480,7 @@ impl Lane {
             let items = event.job.into_iter().collect();
             let place = self.queue.partition_point(|queued| queued.event.version < event.version);
             let waits = self.queue.get(place).is_some_and(|queued| queued.event.version == event.version);
-            if waits || self.is_settled(&event) {
+            if waits || self.is_settled_though_stored(&event) {
                 continue;
             }
             let queued = Queued { event, send_as, tags: Vec::new(), items, stored: true, echo: false };
@@ -464,6 +530,22 @@ fn item_outcome(outcome: ItemOutcome, is_the_state: bool) -> ItemOutcome {
     if is_the_state { outcome } else { ItemOutcome::Superseded }
 }
 
+/// Whether the last try was refused for the state's content.
+fn is_refused(schedule: &ParkedSchedule) -> bool {
+    schedule.class == "permanent"
+}
+
+/// What failed was an older state.
+fn clean_slate(schedule: ParkedSchedule) -> ParkedSchedule {
+    ParkedSchedule {
+        attempts: 0,
+        repeats: 0,
+        first_failed_at: None,
+        recent_failures: Vec::new(),
+        ..held_back(Some(schedule))
+    }
+}
+
 /// The schedule of a user the target was closed to: no attempt failed, the next is due as soon as it opens.
 pub(crate) fn held_back(schedule: Option<ParkedSchedule>) -> ParkedSchedule {
     let next_attempt = NextAttempt::In(Duration::ZERO);
@@ -479,10 +561,13 @@ pub(crate) fn held_back(schedule: Option<ParkedSchedule>) -> ParkedSchedule {
             class: "held".to_owned(),
             status: None,
             detail: String::new(),
-            unknown_version: 0,
+            unknown: Unknown::default(),
+            recent_failures: Vec::new(),
         },
     }
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

@@ -67,7 +67,7 @@ impl Ledger {
         answer.await.map_err(|_| LedgerGone)
     }
 
-    /// Writes a settlement; Ok: it is committed.
+    /// Writes a settlement; Ok: it is committed. Err also if its lease is another worker's now.
     pub(crate) async fn settle(&self, settlement: Settlement) -> Result<(), LedgerGone> {
         let (reply, answer) = oneshot::channel();
         self.writes.send(Write { settlement, reply }).await.map_err(|_| LedgerGone)?;
@@ -76,7 +76,7 @@ impl Ledger {
 }
 
 impl Ledger {
-    /// Parks a user; Ok: it is committed, and these are the states that wait.
+    /// Parks a user; Ok: it is committed, and these are the states that wait. Err as in [`Ledger::settle`].
     pub(crate) async fn park(&self, parking: Parking) -> Result<Vec<ParkedState>, LedgerGone> {
         let (reply, answer) = oneshot::channel();
         self.parkings.send(Parked { parking, reply }).await.map_err(|_| LedgerGone)?;
@@ -131,6 +131,8 @@ async fn serve_writes(store: Store, mut queue: mpsc::Receiver<Write>, batch_max:
     let batch_size: Histogram = metrics::histogram!(names::LEDGER_BATCH_SIZE);
     let mut batch = Vec::with_capacity(batch_max);
     while queue.recv_many(&mut batch, batch_max).await > 0 {
+        // Whoever is gone has lost the lease, and may have it again by now, for others.
+        batch.retain(|write| write.settlement.under.is_none() || !write.reply.is_closed());
         let mut rounds = rounds(batch.drain(..), |write| (&write.settlement.target, &write.settlement.key));
         while let Some(round) = rounds.pop() {
             let (settlements, replies): (Vec<_>, Vec<_>) =
@@ -140,8 +142,9 @@ async fn serve_writes(store: Store, mut queue: mpsc::Receiver<Write>, batch_max:
             commit_seconds.record(started.elapsed().as_secs_f64());
             batch_size.record(settlements.len() as f64);
             let round = settlements.into_iter().zip(replies);
-            if committed.is_some() {
-                for (_, reply) in round {
+            if let Some(written) = committed {
+                postbound_failpoint::pass("worker.settled");
+                for ((_, reply), _) in round.zip(written).filter(|(_, written)| *written) {
                     let _ = reply.send(());
                 }
             } else {
@@ -154,14 +157,16 @@ async fn serve_writes(store: Store, mut queue: mpsc::Receiver<Write>, batch_max:
 async fn serve_parkings(store: Store, mut queue: mpsc::Receiver<Parked>, batch_max: usize) {
     let mut batch = Vec::with_capacity(batch_max);
     while queue.recv_many(&mut batch, batch_max).await > 0 {
+        batch.retain(|parked| parked.parking.under.is_none() || !parked.reply.is_closed());
         let mut rounds = rounds(batch.drain(..), |parked| (&parked.parking.target, &parked.parking.key));
         while let Some(round) = rounds.pop() {
             let (parkings, replies): (Vec<_>, Vec<_>) =
                 round.into_iter().map(|parked| (parked.parking, parked.reply)).unzip();
             let committed = persist("users not parked", || store.park(&parkings)).await;
             let round = parkings.into_iter().zip(replies);
-            if committed.is_some() {
-                for (parking, reply) in round {
+            if let Some(written) = committed {
+                postbound_failpoint::pass("worker.parked");
+                for ((parking, reply), _) in round.zip(written).filter(|(_, written)| *written) {
                     let _ = reply.send(parking.states);
                 }
             } else {

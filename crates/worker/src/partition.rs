@@ -3,6 +3,7 @@ mod session;
 
 use crate::{context::TargetContext, ledger::LedgerGone, retry::reconnect_pauses};
 use postbound_broker::{BrokerError, Link, PartitionConsumer};
+use postbound_store::within;
 use postbound_telemetry::Component;
 use session::Session;
 use std::{sync::Arc, time::Duration};
@@ -11,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Messages of jobs taken ahead: enough to keep their lanes busy, and little to hold when live ones come.
 const BACKFILL_PREFETCH: u16 = 4;
+/// How long the statement for parked users of the last owner may take.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The target's connection: None while there is none.
 pub(crate) type LinkWatch = watch::Receiver<Option<Arc<Link>>>;
@@ -74,7 +77,13 @@ impl Partition {
             waited = self.wait_for_previous_owner(link) => waited?,
             () = self.drain.cancelled() => return Ok(()),
         }
-        let names = &self.context.names;
+        // Whom the last owner had in its hands is due now: it can hold no request of theirs any more.
+        let context = &self.context;
+        let released = context.store.release_taken(&context.name, self.partitions, self.number);
+        if let Err(error) = within(RELEASE_TIMEOUT, released).await {
+            tracing::warn!(error = %error, "parked users in the last owner's hands not released; they are due in a minute");
+        }
+        let names = &context.names;
         let live = PartitionConsumer::start(link, &names.queue(self.number), self.prefetch).await?;
         let backfill =
             PartitionConsumer::start(link, &names.backfill_queue(self.number), BACKFILL_PREFETCH).await?;

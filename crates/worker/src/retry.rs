@@ -48,8 +48,10 @@ impl RetrySchedule {
         }
         let pause =
             failure.retry_after.unwrap_or_else(|| self.parked_pause(failure.class, history.attempts, random));
-        // A target that takes nobody's state is down, however few there are to show it.
-        if history.failing_for >= self.horizon && history.repeats > 1 {
+        // A target that takes nobody's state is down, however few there are to show it. But one that has refused this very
+        // state all the time has said all it will: on a quiet system nobody else may come to be compared with.
+        let is_definite = bound.is_some();
+        if history.failing_for >= self.horizon && (history.repeats > 1 || is_definite) {
             Verdict::GiveUpPastHorizon(pause)
         } else {
             Verdict::Park(pause)
@@ -84,6 +86,8 @@ pub(crate) fn reconnect_pauses() -> ExponentialBackoff {
         .build()
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,7 +156,9 @@ mod tests {
         check(failure(Permanent), (2, 2), 5, Verdict::Park(secs(15)));
         check(failure(Permanent), (3, 3), 5, Verdict::GiveUp);
         check(failure(Permanent), (30, 1), 3600, Verdict::Park(secs(60)));
-        check(failure(Permanent), (30, 1), 24 * 3600, Verdict::Park(secs(60)));
+        check(failure(Permanent), (30, 1), 24 * 3600, Verdict::GiveUpPastHorizon(secs(60)));
+        check(bounded(), (30, 1), 24 * 3600, Verdict::GiveUpPastHorizon(secs(60)));
+        check(failure(Transient), (30, 1), 24 * 3600, Verdict::Park(secs(60)));
         check(failure(Permanent), (30, 2), 24 * 3600, Verdict::GiveUpPastHorizon(secs(60)));
         check(bounded(), (12, 11), 5, Verdict::Park(secs(60)));
         check(bounded(), (12, 12), 5, Verdict::GiveUp);

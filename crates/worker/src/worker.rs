@@ -11,13 +11,14 @@ use crate::{
     settings::{TargetPlan, WorkerSettings},
 };
 use postbound_broker::Broker;
-use postbound_store::{Generation, RegisteredTarget, Store, StoreError, WorkerId, within};
+use postbound_store::{Generation, RegisteredTarget, Registration, Store, StoreError, WorkerId, within};
 use postbound_telemetry::{Component, Health, names};
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Duration,
 };
+use time::OffsetDateTime;
 use tokio::{
     sync::watch,
     task::{AbortHandle, JoinSet},
@@ -42,8 +43,8 @@ pub struct Worker {
     tasks: JoinSet<PartitionEnded>,
     /// Until when the leases hold.
     lease_until: Instant,
-    /// Targets that were told to be registered otherwise, once.
-    missed: HashSet<String>,
+    /// Targets that are configured and not served, with why; each reason is told once.
+    missed: BTreeMap<String, String>,
 }
 
 /// A target this worker works for.
@@ -59,8 +60,8 @@ struct Served {
     running: BTreeMap<u16, Running>,
     /// Its generation is empty: it goes on to the current one when nothing runs any more.
     moving_on: bool,
-    /// Registered otherwise since: it is not served any more.
-    outdated: bool,
+    /// Why it is not served any more: registered otherwise since, or retired.
+    outdated: Option<String>,
     /// When there last was a connection to RabbitMQ.
     linked_at: Option<Instant>,
 }
@@ -98,7 +99,9 @@ impl Worker {
         health: Health,
         label: String,
     ) -> Self {
+        let id = WorkerId::new_v4();
         let shared = Shared {
+            worker: id,
             store: store.clone(),
             ledger: Ledger::start(store.clone(), settings.ledger_batch_max),
             broker: broker.clone(),
@@ -112,14 +115,14 @@ impl Worker {
             broker,
             settings,
             health,
-            id: WorkerId::new_v4(),
+            id,
             label,
             shared,
             plans,
             served: BTreeMap::new(),
             tasks: JoinSet::new(),
             lease_until: Instant::now(),
-            missed: HashSet::new(),
+            missed: BTreeMap::new(),
         }
     }
 
@@ -169,10 +172,11 @@ impl Worker {
             }
             let lease = self.settings.lease;
             self.served.values_mut().for_each(Served::look_at_link);
-            let works = |served: &Served| !draining && !served.outdated && served.is_linked(lease);
+            let works = |served: &Served| !draining && served.outdated.is_none() && served.is_linked(lease);
             let serving = self.served.iter().filter(|(_, served)| works(served));
             let targets: Vec<String> = serving.map(|(name, _)| name.clone()).collect();
             self.store.heartbeat(self.id, &self.label, &targets, lease).await?;
+            self.share_successes().await?;
             if !draining {
                 self.balance().await?;
             }
@@ -199,6 +203,20 @@ impl Worker {
         }
     }
 
+    /// That a target takes others' states, from whichever worker, tells a refused user from a failing target.
+    async fn share_successes(&self) -> Result<(), StoreError> {
+        let asked_at = OffsetDateTime::now_utc();
+        let age = |served: &Served| Duration::try_from(asked_at - served.context.own_last_success_at()?).ok();
+        let own: Vec<(String, Duration)> =
+            self.served.iter().filter_map(|(name, served)| Some((name.clone(), age(served)?))).collect();
+        for (name, age) in self.store.share_successes(self.id, &own).await? {
+            if let Some(served) = self.served.get(&name) {
+                served.context.others_succeeded(asked_at - age);
+            }
+        }
+        Ok(())
+    }
+
     /// The leases have run out: others may own the partitions. No request is under way, the fence saw to that.
     fn leave_partitions(&mut self) {
         for served in self.served.values_mut() {
@@ -210,6 +228,7 @@ impl Worker {
 
     /// Takes up targets as soon as they are registered as configured here.
     async fn follow_registry(&mut self) -> Result<(), StoreError> {
+        let mut missed = BTreeMap::new();
         for registered in self.store.registered_targets().await? {
             let name = registered.registration.name.clone();
             if let Some(served) = self.served.get_mut(&name) {
@@ -217,16 +236,19 @@ impl Worker {
                 served.move_on(&registered, &self.shared, &self.health);
             }
             let Some(plan) = self.plans.get(&name) else { continue };
-            if registered.retired || registered.registration.config_hash != plan.registration.config_hash {
-                continue;
-            }
-            if let Some(plan) = self.plans.remove(&name) {
+            if let Some(why) = why_not_served(&plan.registration, &registered) {
+                missed.insert(name, why);
+            } else if let Some(plan) = self.plans.remove(&name) {
                 self.serve(&registered, plan);
             }
         }
-        for name in self.plans.keys().filter(|name| self.missed.insert((*name).clone())) {
-            tracing::warn!(target.name = %name, "target is not registered as configured here; run: postbound topology apply");
+        for name in self.plans.keys() {
+            let why = missed.entry(name.clone()).or_insert_with(|| "it is not registered".to_owned());
+            if self.missed.get(name) != Some(why) {
+                tracing::warn!(target.name = %name, why = %why, "target is not served; run: postbound topology apply");
+            }
         }
+        self.missed = missed;
         Ok(())
     }
 
@@ -236,14 +258,14 @@ impl Worker {
         let generation = registered.leasable();
         let served = Served {
             prefetch: prefetch(&plan, generation.partitions),
-            context: TargetContext::new(plan, generation.number, &self.shared),
+            context: TargetContext::new(plan, generation, &self.shared),
             links: keep_connected(self.broker.clone(), format!("postbound worker {name}")),
             component: self.health.component(&format!("worker.{name}")),
             generation,
             relay_has_left: watch::Sender::new(false),
             running: BTreeMap::new(),
             moving_on: false,
-            outdated: false,
+            outdated: None,
             linked_at: None,
         };
         served.report_generation();
@@ -253,7 +275,7 @@ impl Worker {
 
     async fn balance(&mut self) -> Result<(), StoreError> {
         for (name, served) in &mut self.served {
-            if served.outdated || served.moving_on {
+            if served.outdated.is_some() || served.moving_on {
                 continue;
             }
             if !served.is_linked(self.settings.lease) {
@@ -319,14 +341,15 @@ impl Worker {
     }
 
     fn say_readiness(&self, component: &Component) {
-        if let Some((name, _)) = self.served.iter().find(|(_, served)| served.outdated) {
-            let why = "is registered otherwise, or retired; restart with its new configuration";
-            return component.not_ready(format!("target {name} {why}"));
+        let outdated = |(name, served): (&String, &Served)| Some((name.clone(), served.outdated.clone()?));
+        if let Some((name, why)) = self.served.iter().find_map(outdated) {
+            return component.not_ready(format!(
+                "target {name} is not served any more: {why}; restart with its new configuration"
+            ));
         }
-        match self.plans.keys().next() {
-            Some(name) => component.not_ready(format!(
-                "target {name} is not registered as configured here; run: postbound topology apply"
-            )),
+        match self.missed.first_key_value() {
+            Some((name, why)) => component
+                .not_ready(format!("target {name} is not served: {why}; run: postbound topology apply")),
             None => component.ready(),
         }
     }
@@ -347,14 +370,13 @@ impl Served {
     /// A target that was registered otherwise, or retired, since this worker took it up is drained: its settings here
     /// are no longer those in force.
     fn check_registration(&mut self, registered: &RegisteredTarget) {
-        let same = !registered.retired
-            && registered.registration.config_hash == self.context.plan.registration.config_hash;
-        if same || self.outdated {
+        let Some(why) = why_not_served(&self.context.plan.registration, registered) else { return };
+        if self.outdated.is_some() {
             return;
         }
-        self.outdated = true;
-        self.component
-            .not_ready("the target is registered otherwise, or retired; restart with its new configuration");
+        tracing::warn!(target.name = %self.context.name, why = %why, "target is not served any more; restart with its new configuration");
+        self.component.not_ready(format!("{why}; restart with its new configuration"));
+        self.outdated = Some(why);
         for running in self.running.values() {
             running.drain.cancel();
         }
@@ -365,7 +387,7 @@ impl Served {
         let relay_has_left = registered.draining == Some(self.generation) && registered.relay_moved_on;
         self.relay_has_left.send_replace(relay_has_left);
         let leasable = registered.leasable();
-        if self.outdated || leasable == self.generation {
+        if self.outdated.is_some() || leasable == self.generation {
             return;
         }
         self.moving_on = true;
@@ -373,7 +395,7 @@ impl Served {
             running.drain.cancel();
         }
         if self.running.is_empty() {
-            self.context = self.context.successor(leasable.number, shared);
+            self.context = self.context.successor(leasable, shared);
             self.prefetch = prefetch(&self.context.plan, leasable.partitions);
             self.generation = leasable;
             self.moving_on = false;
@@ -438,6 +460,15 @@ impl Served {
             self.component.ready();
         }
     }
+}
+
+/// Why a worker with these settings may not serve a target that is registered so; None: it may.
+fn why_not_served(own: &Registration, registered: &RegisteredTarget) -> Option<String> {
+    if registered.retired {
+        return Some("it is retired".to_owned());
+    }
+    let difference = own.difference(&registered.registration)?;
+    Some(format!("it is registered with other settings: {difference}"))
 }
 
 /// Works on a partition until it is drained, or empty for good: then true.

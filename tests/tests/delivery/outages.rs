@@ -1,7 +1,12 @@
 //! What Postbound stands on goes away and comes back: a target, RabbitMQ's connections, Postgres' sessions.
 
 use super::{SOON, Stream, emit};
-use postbound_tests::{Installation, Options, Process, answers, eventually};
+use postbound_tests::{Installation, Options, Process, Role, answers, eventually};
+use reqwest::Url;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+};
 
 async fn until_logged(process: &Process, line: &str) {
     eventually(&format!("it logs: {line}"), SOON, async || process.log().contains(line).then_some(())).await;
@@ -94,4 +99,28 @@ async fn sessions_ended_by_postgres_are_made_again_and_nothing_is_lost() {
         assert!(ended > 0);
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_is_started_while_postgres_is_away_waits_for_it() {
+    let installation = Installation::start(Options::default()).await;
+    let mut url = Url::parse(&installation.database.url(Role::Worker)).unwrap();
+    let postgres = (url.host_str().unwrap().to_owned(), url.port().unwrap());
+    let door = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    url.set_port(Some(door.local_addr().unwrap().port())).unwrap();
+    let worker = installation.spawn(Role::Worker, &["worker"], &[("database.url", url.as_str())]);
+    // It has to come again after it was turned away.
+    drop(door.accept().await.unwrap());
+    until_logged(&worker, "Postgres cannot be used yet").await;
+    let serving = tokio::spawn(async move {
+        loop {
+            let (mut client, _) = door.accept().await.unwrap();
+            let mut server = TcpStream::connect((postgres.0.as_str(), postgres.1)).await.unwrap();
+            tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    let _relay = installation.relay();
+    emit(&installation, "user", 5, "created").await;
+    installation.assert_converged().await;
+    serving.abort();
 }

@@ -88,7 +88,8 @@ async fn no_log_has_a_secret_or_anyones_data() {
     installation.backend.fault(fault).await;
     emit(&installation, "bad", 1, "created").await;
     let letter: String = eventually("the refused change is a dead letter", SOON, async || {
-        emit(&installation, "other", 2, "updated").await;
+        // Enough of them for the one worker of the two that has the refused user to see some succeed.
+        emit(&installation, "other", 12, "updated").await;
         sqlx::query_scalar("select (to_jsonb(d) - 'data')::text from postbound.dead_letter as d")
             .fetch_optional(installation.database.superuser())
             .await

@@ -178,3 +178,27 @@ async fn a_worker_that_cannot_reach_rabbitmq_takes_no_partition() {
     emit(&installation, "user", 20, "created").await;
     installation.assert_converged().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_with_other_settings_says_which() {
+    let installation = Installation::start(Options::default()).await;
+    let as_registered = installation.worker(&["crm"]);
+    as_registered.until_ready("it serves the target", |readiness| readiness.status == 200).await;
+    let others = [("targets.crm.sync_source", "hub"), ("targets.crm.api_key", "another-key-81c0")];
+    let worker = installation.spawn(Role::Worker, &["worker", "--target", "crm"], &others);
+    let told = "target crm is not served: it is registered with other settings: \
+                sync_source is hub here, postbound registered; run: postbound topology apply";
+    worker.until_ready("it says so", |readiness| readiness.reason("worker") == told).await;
+    assert!(worker.log().contains("sync_source is hub here, postbound registered"), "{}", worker.log());
+
+    let output = installation.run_with(Role::Operator, &["topology", "apply"], &others).await;
+    assert!(output.status.success(), "{output:?}");
+    worker.until_ready("it serves the target now", |readiness| readiness.status == 200).await;
+    let told = "sync_source is postbound here, hub registered; restart with its new configuration";
+    as_registered
+        .until_ready("the other does not any more", |readiness| readiness.reason("worker").ends_with(told))
+        .await;
+    for (file, log) in installation.logs() {
+        assert!(!log.contains("another-key-81c0"), "{file}");
+    }
+}

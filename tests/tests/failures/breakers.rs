@@ -1,8 +1,11 @@
 //! The breakers' table, as several workers and an operator use it at the same time.
 
 use crate::delivery::emit;
-use postbound_store::{BreakerCause, BreakerOpened, BreakerOpening, BreakerRow, ProbePauses, Resumed, Store};
+use postbound_store::{
+    BreakerCause, BreakerOpened, BreakerOpening, BreakerRow, Operation, ProbePauses, Resumed, Store,
+};
 use postbound_tests::{Installation, Options, Role, TestDatabase, eventually};
+use serde_json::json;
 use sqlx::PgPool;
 use std::time::Duration;
 
@@ -24,6 +27,10 @@ fn failure() -> BreakerOpening<'static> {
         pause: Duration::ZERO,
         refund: None,
     }
+}
+
+fn operation() -> Operation {
+    Operation { command: "targets pause", acting_as: Some("ada".to_owned()), filter: json!({}) }
 }
 
 fn wishes(seconds: u64) -> BreakerOpening<'static> {
@@ -110,18 +117,19 @@ async fn a_longer_wish_prolongs_and_a_shorter_one_does_not_shorten() {
     assert_eq!(store.open_breaker(&failure()).await.unwrap(), BreakerOpened::Already);
 }
 
-async fn park(superuser: &PgPool, tenant: &str, user: &str, class: &str, attempts: i32, failed_s_ago: i32) {
+/// A user who failed so many seconds ago, in each of these attempts.
+async fn park(superuser: &PgPool, tenant: &str, user: &str, class: &str, failed_s_ago: &[i32]) {
     sqlx::query(
         "insert into postbound.parked_user (target, tenant_id, user_id, key_hash, attempts, repeats, next_attempt_at,
-                first_failed_at, last_failed_at, reason, class)
-         values ($1, $2, $3, 0, $5, $5, now() + interval '1 hour', now() - interval '1 hour',
-                now() - $6 * interval '1 second', 'http_422', $4)",
+                first_failed_at, last_failed_at, recent_failures, reason, class)
+         select $1, $2, $3, 0, cardinality(ats), cardinality(ats), now() + interval '1 hour', ats[1], ats[cardinality(ats)],
+                ats, 'http_422', $4
+         from (select array_agg(now() - s * interval '1 second' order by s desc) as ats from unnest($5::integer[]) as s) as f",
     )
     .bind(TARGET)
     .bind(tenant)
     .bind(user)
     .bind(class)
-    .bind(attempts)
     .bind(failed_s_ago)
     .execute(superuser)
     .await
@@ -129,14 +137,14 @@ async fn park(superuser: &PgPool, tenant: &str, user: &str, class: &str, attempt
 }
 
 #[tokio::test]
-async fn users_whose_failures_opened_it_get_that_attempt_back_and_nobody_else() {
+async fn users_whose_failures_opened_it_get_those_attempts_back_and_nobody_else() {
     let database = TestDatabase::new().await;
     let (store, superuser) = (database.store(Role::Worker), database.superuser());
-    park(superuser, "acme", "failed", "permanent", 3, 1).await;
-    park(superuser, "acme", "failed-none", "unknown", 0, 1).await;
-    park(superuser, "acme", "failed-long-ago", "permanent", 3, 60).await;
-    park(superuser, "acme", "held", "held", 3, 1).await;
-    park(superuser, "other", "failed", "permanent", 3, 1).await;
+    park(superuser, "acme", "failed", "permanent", &[3600, 60, 1]).await;
+    park(superuser, "acme", "failed-at-once", "transient", &[4, 3, 1]).await;
+    park(superuser, "acme", "failed-long-ago", "permanent", &[80, 70, 60]).await;
+    park(superuser, "acme", "held", "held", &[4, 3, 1]).await;
+    park(superuser, "other", "failed", "permanent", &[4, 3, 1]).await;
     let opening = BreakerOpening {
         tenant: Some("acme"),
         cause: BreakerCause::FailingShare,
@@ -145,19 +153,22 @@ async fn users_whose_failures_opened_it_get_that_attempt_back_and_nobody_else() 
     };
     assert_eq!(store.open_breaker(&opening).await.unwrap(), BreakerOpened::Opened { refunded: 2 });
     assert_eq!(store.open_breaker(&opening).await.unwrap(), BreakerOpened::Already);
-    let rows: Vec<(String, String, i32, i32, bool)> = sqlx::query_as(
-        "select tenant_id, user_id, attempts, repeats, next_attempt_at <= now() from postbound.parked_user order by 1, 2",
+    type Row = (String, String, i32, i32, bool, bool);
+    let rows: Vec<Row> = sqlx::query_as(
+        "select tenant_id, user_id, attempts, repeats, first_failed_at is not null, next_attempt_at <= now()
+         from postbound.parked_user order by 1, 2",
     )
     .fetch_all(superuser)
     .await
     .unwrap();
-    let rows: Vec<_> = rows.iter().map(|(t, u, a, r, due)| (t.as_str(), u.as_str(), *a, *r, *due)).collect();
+    let rows: Vec<_> =
+        rows.iter().map(|(t, u, a, r, f, due)| (t.as_str(), u.as_str(), *a, *r, *f, *due)).collect();
     let expected = [
-        ("acme", "failed", 2, 2, true),
-        ("acme", "failed-long-ago", 3, 3, false),
-        ("acme", "failed-none", 0, 0, true),
-        ("acme", "held", 3, 3, false),
-        ("other", "failed", 3, 3, false),
+        ("acme", "failed", 2, 2, true, true),
+        ("acme", "failed-at-once", 0, 0, false, true),
+        ("acme", "failed-long-ago", 3, 3, true, false),
+        ("acme", "held", 3, 3, true, false),
+        ("other", "failed", 3, 3, true, false),
     ];
     assert_eq!(rows, expected);
 }
@@ -166,7 +177,7 @@ async fn users_whose_failures_opened_it_get_that_attempt_back_and_nobody_else() 
 async fn an_operators_pause_is_probed_by_nobody_and_outlasts_the_failure_and_the_failure_the_pause() {
     let database = TestDatabase::new().await;
     let (worker, operator) = (database.store(Role::Worker), database.store(Role::Operator));
-    operator.pause_target(TARGET, None, "ada", "drill").await.unwrap();
+    operator.pause_target(TARGET, None, "ada", "drill", &operation()).await.unwrap();
     assert!(worker.claim_probe(TARGET, None, PATIENCE).await.unwrap().is_none());
     let row = only_row(&worker).await;
     assert_eq!(
@@ -176,11 +187,11 @@ async fn an_operators_pause_is_probed_by_nobody_and_outlasts_the_failure_and_the
 
     // It fails while it is paused.
     worker.open_breaker(&wishes(300)).await.unwrap();
-    assert_eq!(operator.resume_target(TARGET, None).await.unwrap(), Resumed::StillOpen);
+    assert_eq!(operator.resume_target(TARGET, None, &operation()).await.unwrap(), Resumed::StillOpen);
     let row = only_row(&worker).await;
     assert_eq!((row.cause, row.paused_by), (BreakerCause::WholeTarget, None));
     assert_eq!(wait_seconds(&worker).await, 300.0);
-    assert_eq!(operator.resume_target(TARGET, None).await.unwrap(), Resumed::NotPaused);
+    assert_eq!(operator.resume_target(TARGET, None, &operation()).await.unwrap(), Resumed::NotPaused);
 
     // It is paused while a probe is out.
     sqlx::query("update postbound.breaker set retry_at = clock_timestamp()")
@@ -188,14 +199,14 @@ async fn an_operators_pause_is_probed_by_nobody_and_outlasts_the_failure_and_the
         .await
         .unwrap();
     let claim = worker.claim_probe(TARGET, None, PATIENCE).await.unwrap().unwrap();
-    operator.pause_target(TARGET, None, "grace", "maintenance").await.unwrap();
+    operator.pause_target(TARGET, None, "grace", "maintenance", &operation()).await.unwrap();
     assert!(worker.close_breaker(TARGET, None, claim).await.unwrap());
     let row = only_row(&worker).await;
     assert_eq!(
         (row.cause, row.reason.as_str(), row.paused_by.as_deref()),
         (BreakerCause::Operator, "paused", Some("grace"))
     );
-    assert_eq!(operator.resume_target(TARGET, None).await.unwrap(), Resumed::Closed);
+    assert_eq!(operator.resume_target(TARGET, None, &operation()).await.unwrap(), Resumed::Closed);
     assert_eq!(worker.breakers().await.unwrap(), []);
 }
 
@@ -250,11 +261,11 @@ async fn every_change_is_announced_and_a_listener_that_is_cut_off_says_so() {
         let changed = tokio::time::timeout(PATIENCE, listener.changed()).await;
         changed.unwrap_or_else(|_| panic!("not announced: {what}")).unwrap();
     };
-    operator.pause_target(TARGET, None, "ada", "drill").await.unwrap();
+    operator.pause_target(TARGET, None, "ada", "drill", &operation()).await.unwrap();
     heard("a pause").await;
     worker.open_breaker(&failure()).await.unwrap();
     heard("an opening").await;
-    operator.resume_target(TARGET, None).await.unwrap();
+    operator.resume_target(TARGET, None, &operation()).await.unwrap();
     heard("a resumption").await;
     let claim = worker.claim_probe(TARGET, None, PATIENCE).await.unwrap().unwrap();
     worker
@@ -283,7 +294,7 @@ async fn a_target_an_operator_pauses_is_left_alone_by_all_workers_until_they_res
     emit(&installation, "before", 20, "created").await;
     installation.until_settled(&["backend", "crm"]).await;
     let operator = installation.store();
-    operator.pause_target(TARGET, None, "ada", "drill").await.unwrap();
+    operator.pause_target(TARGET, None, "ada", "drill", &operation()).await.unwrap();
     for worker in &workers {
         let labels = [r#"target="backend""#, r#"scope="target""#];
         eventually("it knows of the pause", PATIENCE, async || {
@@ -294,6 +305,6 @@ async fn a_target_an_operator_pauses_is_left_alone_by_all_workers_until_they_res
     emit(&installation, "after", 20, "created").await;
     installation.until_settled(&["crm"]).await;
     assert_eq!(installation.oracle().count("s2", None).await, 20);
-    assert_eq!(operator.resume_target(TARGET, None).await.unwrap(), Resumed::Closed);
+    assert_eq!(operator.resume_target(TARGET, None, &operation()).await.unwrap(), Resumed::Closed);
     installation.assert_converged().await;
 }

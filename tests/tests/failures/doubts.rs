@@ -1,8 +1,15 @@
 //! A receiver without a version guard executes a request late, over a newer state. It ends at the newest all the same.
 
 use super::{SOON, emit};
+use postbound_event::{Action, Event, UserKey};
 use postbound_receiver::Fault;
-use postbound_tests::{Installation, Options, eventually};
+use postbound_store::{
+    Aftermath, Doubt, DueFilter, Generation, Lease, NextAttempt, ParkedSchedule, ParkedState, Parking,
+    ParkingCause, Settlement, StateWrites, Store, Unknown, Verdict, WorkerId,
+};
+use postbound_tests::{Installation, Options, Role, TestDatabase, eventually, register_targets};
+use std::time::Duration;
+use time::OffsetDateTime;
 
 async fn keys_of(installation: &Installation, user: &str, version: i64) -> Vec<String> {
     sqlx::query_scalar(
@@ -74,4 +81,257 @@ async fn a_request_executed_late_over_a_newer_success_is_put_right_by_the_newest
         (left == 0).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_states_a_dead_worker_may_have_sent_the_older_is_put_right_though_the_newer_was_sent_again() {
+    let options = Options::default()
+        .guardless()
+        .partitions(1)
+        .with("worker.lease", "9s")
+        .with("targets.crm.timeout", "6s")
+        .with("targets.backend.timeout", "6s")
+        .with("targets.backend.connect_timeout", "1s")
+        .with("targets.backend.doubt_after", "25s");
+    let installation = Installation::start(options).await;
+    let relay = installation.relay();
+    let mut dying = installation.worker(&["backend"]);
+    let late =
+        Fault { for_users: vec!["user-1".to_owned()], times: Some(1), delay_ms: 25_000, ..Fault::default() };
+    installation.backend.fault(late).await;
+    emit(&installation, "user", 1, "created").await;
+    eventually("it is under way", SOON, async || {
+        (installation.backend.fault_hits().await == 1).then_some(())
+    })
+    .await;
+    emit(&installation, "user", 1, "updated").await;
+    eventually("the worker has both messages", SOON, async || {
+        let published = relay.metric("postbound_relay_published_total", &[r#"target="backend""#]).await;
+        let queue = installation.vhost.queue("postbound.backend.g1.p000").await?;
+        (published >= 2.0 && queue.messages_ready == 0).then_some(())
+    })
+    .await;
+    dying.kill_9().await;
+    let _worker = installation.worker(&["backend"]);
+    for (what, name) in [
+        ("the newer state is delivered", "v2"),
+        ("the older request is executed over it", "v1"),
+        ("the newer state is there again", "v2"),
+    ] {
+        eventually(what, SOON, async || {
+            (held_by_backend(&installation, "user-1").await.as_deref() == Some(name)).then_some(())
+        })
+        .await;
+    }
+}
+
+/// A success that raises doubt; `late`: a request of that version may still be executed.
+fn doubtful(user: &str, version: i64, late: Option<i64>) -> Settlement {
+    let event = Event { resend: 1, ..updated(user, version) };
+    let state = Box::new(ParkedState { event, send_as: None });
+    let doubt = Doubt::Raised { state, late: late.map(|version| (Duration::from_secs(60), version)) };
+    let aftermath = Aftermath { doubt: Some(doubt), ..Aftermath::default() };
+    Settlement { aftermath: Some(Box::new(aftermath)), ..taken(user, version, None) }
+}
+
+/// A success, and nothing else.
+fn taken(user: &str, version: i64, under: Option<Lease>) -> Settlement {
+    let verdict = Verdict::Delivered { present: true, external_id: None };
+    let key = UserKey::new("t0", user);
+    Settlement { target: "backend".into(), key, version, verdict, aftermath: None, under }
+}
+
+fn updated(user: &str, version: i64) -> Event {
+    Event {
+        id: uuid::Uuid::new_v4(),
+        log_id: version,
+        key: UserKey::new("t0", user),
+        version,
+        action: Action::Updated,
+        origin: None,
+        traceparent: None,
+        logged_at: OffsetDateTime::now_utc(),
+        data: serde_json::value::RawValue::from_string("{}".to_owned()).unwrap(),
+        resend: 0,
+        job: None,
+    }
+}
+
+#[tokio::test]
+async fn doubts_of_many_users_are_raised_together_and_a_newer_success_postpones_none() {
+    type Row = (String, i64, i64, OffsetDateTime);
+    let database = TestDatabase::new().await;
+    let store = database.store(Role::Worker);
+    let rows = async || -> Vec<Row> {
+        sqlx::query_as("select user_id, version, late_version, due_at from postbound.doubt order by user_id")
+            .fetch_all(database.superuser())
+            .await
+            .unwrap()
+    };
+    let versions = |rows: &[Row]| -> Vec<(String, i64, i64)> {
+        rows.iter().map(|(user, version, late, _)| (user.clone(), *version, *late)).collect()
+    };
+    store.settle(&[doubtful("b", 4, Some(3)), doubtful("a", 2, Some(1))]).await.unwrap();
+    let raised = rows().await;
+    assert_eq!(versions(&raised), [("a".to_owned(), 2, 1), ("b".to_owned(), 4, 3)]);
+    store.settle(&[doubtful("a", 3, None), doubtful("b", 5, Some(4))]).await.unwrap();
+    let newer = rows().await;
+    assert_eq!(versions(&newer), [("a".to_owned(), 3, 1), ("b".to_owned(), 5, 3)]);
+    assert_eq!(newer[0].3, raised[0].3, "what may be late is late no longer than before");
+    assert!(newer[1].3 > raised[1].3);
+}
+
+#[tokio::test]
+async fn doubt_keeps_the_oldest_version_and_is_cleared_only_by_the_sending_it_asked_for() {
+    let database = TestDatabase::new().await;
+    let store = database.store(Role::Worker);
+    let row = async || -> Option<(i64, i64)> {
+        sqlx::query_as("select version, late_version from postbound.doubt")
+            .fetch_optional(database.superuser())
+            .await
+            .unwrap()
+    };
+    store.settle(&[doubtful("a", 2, Some(1))]).await.unwrap();
+    store.settle(&[doubtful("a", 4, Some(3))]).await.unwrap();
+    assert_eq!(row().await, Some((4, 1)), "version 1 is late still");
+    let cleared = |resend| {
+        let aftermath = Aftermath { doubt: Some(Doubt::Cleared { resend }), ..Aftermath::default() };
+        Settlement { aftermath: Some(Box::new(aftermath)), ..taken("a", 4, None) }
+    };
+    store.settle(&[cleared(0)]).await.unwrap();
+    assert_eq!(row().await, Some((4, 1)), "it was raised since");
+    store.settle(&[cleared(1)]).await.unwrap();
+    assert_eq!(row().await, None);
+}
+
+#[tokio::test]
+async fn taking_a_parked_user_writes_down_that_each_of_the_states_may_be_sent() {
+    let database = TestDatabase::new().await;
+    let store = database.store(Role::Worker);
+    let schedule = ParkedSchedule {
+        attempts: 0,
+        repeats: 0,
+        next_attempt: NextAttempt::In(Duration::ZERO),
+        first_failed_at: None,
+        last_failed_at: None,
+        reason: "target_closed".to_owned(),
+        class: "held".to_owned(),
+        status: None,
+        detail: String::new(),
+        unknown: Unknown::of(3),
+        recent_failures: Vec::new(),
+    };
+    let states = [2, 4].map(|version| ParkedState { event: updated("a", version), send_as: None });
+    let parking = Parking {
+        target: "backend".into(),
+        key: UserKey::new("t0", "a"),
+        schedule,
+        cause: ParkingCause::NotTried,
+        states: states.to_vec(),
+        writes: StateWrites::All,
+        superseded: Vec::new(),
+        under: None,
+    };
+    store.park(std::slice::from_ref(&parking)).await.unwrap();
+    let filter = DueFilter {
+        target: "backend",
+        partitions: 1,
+        owned: &[0],
+        only_tenant: None,
+        without_tenants: &[],
+        limit: 1,
+        blameless_first: false,
+    };
+    let user = store.take_due(&filter).await.unwrap().remove(0);
+    assert_eq!(user.schedule.unknown, Unknown::of(3), "as it was");
+    assert_eq!(user.unknown_stored, Unknown { oldest: 2, newest: 4 });
+    let read = async || store.parked("backend", std::slice::from_ref(&user.key)).await.unwrap().remove(0);
+    let taken = ParkedSchedule { unknown: user.unknown_stored, ..user.schedule.clone() };
+    assert_eq!(read().await.schedule, taken, "nobody has written since");
+    let unknown = Unknown { oldest: 1, newest: 5 };
+    let folded = ParkedSchedule { unknown, ..parking.schedule.clone() };
+    store.park(&[Parking { schedule: folded, cause: ParkingCause::Folded, ..parking }]).await.unwrap();
+    assert_eq!(read().await.schedule.unknown, unknown);
+}
+
+const ONE: Generation = Generation { number: 1, partitions: 1 };
+
+/// The worker owns the only partition for so long.
+async fn leases(store: &Store, worker: WorkerId, lease: Duration) -> bool {
+    store.heartbeat(worker, "test", &["backend".to_owned()], lease).await.unwrap();
+    store.balance_partitions(worker, "backend", ONE).await.unwrap().owned == [0]
+}
+
+fn under(worker: WorkerId) -> Option<Lease> {
+    Some(Lease { worker, generation: ONE.number, partition: 0 })
+}
+
+async fn delivered_version(database: &TestDatabase) -> Option<i64> {
+    sqlx::query_scalar("select delivered_version from postbound.delivery_ledger")
+        .fetch_optional(database.superuser())
+        .await
+        .unwrap()
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// It would hide that the new owner has sent an older state since.
+#[tokio::test]
+async fn what_a_worker_writes_after_another_has_its_lease_is_not_written() {
+    let database = TestDatabase::new().await;
+    register_targets(database.superuser(), &["backend"]).await;
+    let store = database.store(Role::Worker);
+    let [late, next] = [WorkerId::new_v4(), WorkerId::new_v4()];
+    assert!(leases(&store, late, MINUTE).await);
+    assert_eq!(store.settle(&[taken("a", 1, under(late))]).await.unwrap(), [true]);
+    // It ran out, and nobody has taken it: no older state was sent.
+    store.heartbeat(late, "test", &["backend".to_owned()], Duration::ZERO).await.unwrap();
+    assert_eq!(store.settle(&[taken("a", 2, under(late))]).await.unwrap(), [true]);
+
+    assert!(leases(&store, next, MINUTE).await);
+    let doubt = doubtful("b", 3, Some(1));
+    let both = [taken("a", 3, under(late)), Settlement { under: under(late), ..doubt }];
+    assert_eq!(store.settle(&both).await.unwrap(), [false, false]);
+    assert_eq!(store.settle(&both[..1]).await.unwrap(), [false]);
+    assert_eq!(delivered_version(&database).await, Some(2));
+    let rows: i64 = sqlx::query_scalar("select count(*) from postbound.doubt")
+        .fetch_one(database.superuser())
+        .await
+        .unwrap();
+    assert_eq!(rows, 0, "nor is what comes with it");
+    let mixed = [taken("a", 3, under(next)), taken("c", 9, None)];
+    assert_eq!(store.settle(&mixed).await.unwrap(), [true, true]);
+}
+
+#[tokio::test]
+async fn a_partition_is_not_taken_over_while_its_owner_is_writing_under_its_lease() {
+    let database = TestDatabase::new().await;
+    register_targets(database.superuser(), &["backend"]).await;
+    let store = database.store(Role::Worker);
+    let [late, next] = [WorkerId::new_v4(), WorkerId::new_v4()];
+    assert!(leases(&store, late, MINUTE).await);
+    store.settle(&[taken("a", 1, under(late))]).await.unwrap();
+    let mut blocker = database.superuser().begin().await.unwrap();
+    sqlx::query("select from postbound.delivery_ledger for update").execute(&mut *blocker).await.unwrap();
+    let writing = tokio::spawn({
+        let store = store.clone();
+        async move { store.settle(&[taken("a", 2, under(late))]).await.unwrap() }
+    });
+    eventually("it waits", SOON, async || {
+        let waits: bool = sqlx::query_scalar(
+            "select exists (select from pg_stat_activity
+                            where datname = current_database() and wait_event_type = 'Lock' and query like '-- settle%')",
+        )
+        .fetch_one(database.superuser())
+        .await
+        .unwrap();
+        waits.then_some(())
+    })
+    .await;
+    store.heartbeat(late, "test", &["backend".to_owned()], Duration::ZERO).await.unwrap();
+    assert!(!leases(&store, next, MINUTE).await, "what it writes would come after what the next one reads");
+    blocker.rollback().await.unwrap();
+    assert_eq!(writing.await.unwrap(), [true]);
+    assert!(leases(&store, next, MINUTE).await);
+    assert_eq!(delivered_version(&database).await, Some(2));
 }

@@ -136,6 +136,38 @@ async fn an_event_target_gets_every_parked_event_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_waits_is_written_once_however_many_come_after_it() {
+    const EVENTS: i64 = 12;
+    let installation = Installation::start(Options { coalesce: false, ..patient() }).await;
+    sqlx::raw_sql(
+        "create table public.written (operation text);
+         create function public.note_written() returns trigger language plpgsql security definer as
+             $$ begin insert into public.written values (tg_op); return null; end $$;
+         create trigger note_written after insert or update or delete on postbound.parked_state
+             for each row execute function public.note_written()",
+    )
+    .execute(installation.database.superuser())
+    .await
+    .unwrap();
+    let _relay = installation.relay();
+    let _worker = installation.worker(&["backend"]);
+    installation.backend.fault(refuses("bad-1", 500)).await;
+    for version in 1..=EVENTS {
+        emit(&installation, "bad", 1, if version == 1 { "created" } else { "updated" }).await;
+        eventually(&format!("version {version} is parked"), SOON, async || {
+            (parked(&installation, "backend").await.len() as i64 == version).then_some(())
+        })
+        .await;
+    }
+    let written: Vec<(String, i64)> =
+        sqlx::query_as("select operation, count(*) from public.written group by operation")
+            .fetch_all(installation.database.superuser())
+            .await
+            .unwrap();
+    assert_eq!(written, [("INSERT".to_owned(), EVENTS)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_whose_requests_time_out_is_parked_at_once_and_its_neighbours_go_on() {
     let options = Options { partitions: 1, ..patient() }
         .with("targets.backend.timeout", "500ms")

@@ -1,7 +1,8 @@
 //! Jobs to their end, with workers: what the receivers saw of them.
 
 use super::{SOON, execute, fill_job, items, run_job, until_items, until_job_is};
-use postbound_tests::{Installation, Options, Role, emit_states, eventually};
+use postbound_receiver::Fault;
+use postbound_tests::{Installation, Options, Role, answers, emit_states, eventually};
 
 /// Users of tenant t0 whom both targets have; a relay and a worker run.
 async fn seed(installation: &Installation, users: i32) {
@@ -77,4 +78,26 @@ async fn a_reconcile_brings_who_was_left_behind_and_nobody_else() {
     .await;
     installation.oracle().assert_sound().await;
     assert_eq!(installation.oracle().count("s2", None).await, sent + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_into_a_target_that_refuses_many_stops_before_anybody_is_dead() {
+    let installation =
+        Installation::start(Options::default().with("relay.job_items_unsettled_max", "10")).await;
+    let _relay = installation.relay();
+    let _worker = installation.worker(&[]);
+    seed(&installation, 200).await;
+    // A fifth of them: the breaker stays closed, and each refused user is parked for seconds.
+    let for_users = (1..=200).step_by(5).map(|user| format!("user-{user}")).collect();
+    installation.backend.fault(Fault { for_users, ..answers(422, &[]) }).await;
+    let job = fill_job(&installation, "backend", "resync").await;
+    let fill = format!(
+        "insert into postbound.job_item (job_id, item, tenant_id, user_id)
+         select {job}, n, 't0', 'user-' || n from generate_series(1, 200) as n"
+    );
+    execute(&installation, &fill).await;
+    run_job(&installation, job, "stop_after_failures = 8").await;
+    until_job_is(&installation, job, "stopped").await;
+    assert!(items(&installation, job, "waiting").await > 50, "it stopped too late");
+    assert_eq!(items(&installation, job, "dead").await, 0);
 }

@@ -1,32 +1,39 @@
 //! How fast, how much at once, and when a job holds still.
 
 use super::{
-    SOON, by_item, execute, items, job_state, queued, seed_states, settle_all, start_job, until_items,
-    until_job_is,
+    SOON, by_item, execute, items, job_state, number, queued, seed_states, settle_all, start_job,
+    until_items, until_job_is,
 };
 use postbound_tests::{Installation, Options, eventually};
 use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_paused_job_sends_nothing_after_a_second_and_goes_on_where_it_was() {
+async fn a_paused_job_sends_nothing_more_and_goes_on_where_it_was() {
     let installation = Installation::start(Options::default().partitions(1)).await;
     seed_states(&installation, 400).await;
     let job = start_job(&installation, "backend", "resync", 400, "rate_per_second = 100").await;
     let _relay = installation.relay();
     until_items(&installation, job, "sent", 50).await;
     execute(&installation, &format!("update postbound.job set state = 'paused' where job_id = {job}")).await;
-    // A claim about time: a second may pass until it is seen, and nothing is sent in the two after it.
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let sent = items(&installation, job, "sent").await;
+    // Once another job of the target is sent, the relay has looked at its jobs after the pause, and again with the next.
+    let after_the_pause = async || {
+        let other = start_job(&installation, "backend", "resync", 20, "").await;
+        until_items(&installation, other, "sent", 20).await;
+        items(&installation, job, "sent").await
+    };
+    let sent = after_the_pause().await;
     assert!(sent < 250, "{sent} were sent");
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(items(&installation, job, "sent").await, sent);
+    for _ in 0..3 {
+        assert_eq!(after_the_pause().await, sent);
+    }
 
     let go_on =
         format!("update postbound.job set state = 'running', rate_per_second = null where job_id = {job}");
     execute(&installation, &go_on).await;
     until_items(&installation, job, "sent", 400).await;
-    let queued = by_item(&queued(&installation, "backend").await);
+    let mut queued = queued(&installation, "backend").await;
+    queued.retain(|event| number(event, "jobid") == job);
+    let queued = by_item(&queued);
     assert!(queued.len() == 400 && queued.values().all(|times| *times == 1), "{queued:?}");
 }
 
@@ -74,6 +81,40 @@ async fn a_job_stops_after_so_many_failures_and_says_so() {
     let (_, reason, finished) = job_state(&installation, job).await;
     assert_eq!((reason.as_deref(), finished), (Some("3 items failed; it was to stop after 3"), false));
     assert!(items(&installation, job, "waiting").await > 80);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parked_items_count_as_failures_where_the_user_is_at_fault_and_not_where_the_target_is() {
+    let options = Options::default().with("relay.job_items_unsettled_max", "10");
+    let installation = Installation::start(options).await;
+    seed_states(&installation, 100).await;
+    let job = start_job(&installation, "backend", "resync", 100, "stop_after_failures = 3").await;
+    let _relay = installation.relay();
+    until_items(&installation, job, "sent", 10).await;
+    let park = async |items: &str, class: &str, attempts: i32| {
+        let park = format!(
+            "insert into postbound.parked_user (target, tenant_id, user_id, key_hash, attempts, next_attempt_at, reason, class)
+             select 'backend', tenant_id, user_id, 0, {attempts}, now() + interval '1 hour', 'any', '{class}'
+             from postbound.job_item where job_id = {job} and item in ({items});
+             insert into postbound.parked_state
+                 (target, tenant_id, user_id, version, event_id, log_id, action, logged_at, job_id, job_item, job_repeats, data)
+             select 'backend', tenant_id, user_id, version, gen_random_uuid(), 0, 'updated', now(), job_id, item, true, '{{}}'
+             from postbound.job_item where job_id = {job} and item in ({items})"
+        );
+        execute(&installation, &park).await;
+    };
+    // They make room for others, so that the relay has looked at the job since.
+    park("1, 2, 3", "held", 0).await;
+    park("4, 5", "transient", 0).await;
+    until_items(&installation, job, "sent", 15).await;
+    park("6", "transient", 2).await;
+    park("7", "permanent", 1).await;
+    until_items(&installation, job, "sent", 17).await;
+    assert_eq!(job_state(&installation, job).await.0, "running");
+    park("8", "unknown", 1).await;
+    until_job_is(&installation, job, "stopped").await;
+    let (_, reason, _) = job_state(&installation, job).await;
+    assert_eq!(reason.as_deref(), Some("3 items failed; it was to stop after 3"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

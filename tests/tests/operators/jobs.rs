@@ -1,5 +1,6 @@
-use super::{answer, done, idle, letters, number, refused, sql};
-use postbound_tests::{Installation, eventually};
+use super::{answer, done, idle, letters, number, parked, refused, sql};
+use postbound_tests::{Installation, Role, eventually};
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// Job 1: a replay of five letters of the CRM.
@@ -39,7 +40,7 @@ async fn a_job_goes_only_from_states_that_allow_it() {
     check_refused("resume", "job 1 is running; jobs resume takes one that is paused or stopped").await;
     assert_eq!(state("pause", "paused").await["state_reason"], "lunch");
     check_refused("pause", "job 1 is paused").await;
-    assert_eq!(state("resume", "running").await["state_reason"], serde_json::Value::Null);
+    assert_eq!(state("resume", "running").await["state_reason"], Value::Null);
     settle(&installation, "1", "sent").await;
     let (code, said) = refused(&installation, &["jobs", "cancel", "1"]).await;
     assert!(code == 2 && said.contains("this would end job 1 for good, with 4 items not sent"), "{said}");
@@ -110,6 +111,81 @@ async fn a_job_can_be_watched_until_it_ends() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("job 1 done: 2 delivered, 3 superseded (5 in all)"), "{said}");
-    let job: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let job: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(job["state"], "done");
+}
+
+/// The causes a job waits for, and the first of them whole.
+async fn waits_for(installation: &Installation) -> (Vec<String>, Value) {
+    let output = installation.run(Role::Viewer, &["jobs", "status", "1", "--json"]).await;
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    let causes = report["waits_for"].as_array().unwrap();
+    (causes.iter().map(|one| one["cause"].as_str().unwrap().to_owned()).collect(), causes[0].clone())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_does_not_move_says_why() {
+    let installation = one_job().await;
+    let (causes, _) = waits_for(&installation).await;
+    assert_eq!(causes, ["no_relay", "no_worker"]);
+    // A relay and a worker that live for long; three items are out, one of them parked, and one tenant's breaker is open.
+    sql(
+        &installation,
+        "update postbound.relay_lease set holder = 'host:1:x', expires_at = now() + interval '1 hour';
+         insert into postbound.worker (worker_id, label, targets, expires_at)
+         values (gen_random_uuid(), 'host:2', array['crm'], now() + interval '1 hour');
+         update postbound.job set rate_per_second = 2;
+         insert into postbound.breaker (target, tenant_id, cause, reason, status, retry_at)
+         values ('crm', 't0', 'whole_target', 'http_403', 403, now() + interval '5 minutes'),
+                ('crm', 'elsewhere', 'whole_target', 'http_403', 403, now() + interval '5 minutes'),
+                ('backend', '', 'whole_target', 'http_503', 503, now() + interval '5 minutes')",
+    )
+    .await;
+    settle(&installation, "1, 2, 3", "sent").await;
+    sql(&installation, &parked("crm", "u-1", 5, "updated")).await;
+    sql(&installation, "update postbound.parked_state set job_id = 1, job_item = 1, job_repeats = false")
+        .await;
+    let (causes, closed) = waits_for(&installation).await;
+    assert_eq!(causes, ["closed", "parked", "rate"], "of tenants without items, and other targets, nothing");
+    assert_eq!((&closed["target"], &closed["scope"]["tenant"]), (&json!("crm"), &json!("t0")));
+    assert!(closed["scope"]["next_probe_at"].is_string(), "{closed}");
+    let shown = super::run(&installation, &["jobs", "status", "1"]).await;
+    let said = String::from_utf8(shown.stdout).unwrap();
+    for part in [
+        "crm, tenant t0: breaker open (http_403) since",
+        "parked users: 1 items; the next try is due",
+        "its rate: 2 items at 2 users/s",
+    ] {
+        assert!(said.contains(part), "{part} is not in:\n{said}");
+    }
+
+    done(&installation, &["targets", "pause", "crm", "--reason", "migration", "--as", "ada"]).await;
+    let (_, closed) = waits_for(&installation).await;
+    assert_eq!(
+        (&closed["scope"]["paused_by"], &closed["scope"]["pause_reason"], &closed["scope"]["next_probe_at"]),
+        (&json!("ada"), &json!("migration"), &Value::Null)
+    );
+    settle(&installation, "1, 2, 3, 4, 5", "delivered").await;
+    let (_, report) = answer(&installation, &["jobs", "status", "1"]).await;
+    assert_eq!(report["waits_for"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resumed_job_counts_failing_items_from_now_parked_ones_too() {
+    let installation = one_job().await;
+    settle(&installation, "1", "dead").await;
+    settle(&installation, "2, 3", "sent").await;
+    let park = [parked("crm", "u-2", 5, "updated"), parked("crm", "u-3", 5, "updated")].concat();
+    sql(&installation, &park).await;
+    // The second failed for its own sake, the third waits for the target.
+    sql(
+        &installation,
+        "update postbound.parked_state as s set job_id = 1, job_item = i.item, job_repeats = false
+         from postbound.job_item as i where i.user_id = s.user_id;
+         update postbound.parked_user set class = 'held' where user_id = 'u-3';
+         update postbound.job set state = 'stopped', state_reason = '2 failures'",
+    )
+    .await;
+    let resumed = done(&installation, &["jobs", "resume", "1"]).await;
+    assert_eq!(resumed["stop_after_failures"], 4, "dead or failing: 2, and 2 more");
 }

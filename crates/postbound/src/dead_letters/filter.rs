@@ -43,8 +43,37 @@ impl FilterArgs {
     }
 }
 
+/// The letters a command acts on.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ChosenLetters {
+    /// These letters
+    letters: Vec<i64>,
+    #[command(flatten)]
+    conditions: FilterArgs,
+    /// All open letters of the installation
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// So many letters at most, the oldest first
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+}
+
+impl ChosenLetters {
+    /// The filter; an empty one is refused unless all letters are asked for.
+    pub(crate) fn filter(&self) -> Result<LetterFilter, Exit> {
+        let filter = self.conditions.filter(&self.letters);
+        refuse_empty(&filter, self.all)?;
+        Ok(filter)
+    }
+
+    /// How many at most.
+    pub(crate) fn limit(&self) -> Option<i64> {
+        self.limit.map(i64::from)
+    }
+}
+
 /// All letters are meant only by those who say so.
-pub(crate) fn refuse_empty(filter: &LetterFilter, all: bool) -> Result<(), Exit> {
+fn refuse_empty(filter: &LetterFilter, all: bool) -> Result<(), Exit> {
     match (filter.is_empty(), all) {
         (true, false) => Err(Exit::Usage(
             "the filter is empty: name letters, give a condition (--target, --tenant, --reason, ...), or say --all".to_owned(),

@@ -1,29 +1,24 @@
-use super::filter::{FilterArgs, refuse_empty};
+use super::filter::ChosenLetters;
 use crate::{
+    closed::why,
     confirm::confirm_many,
     exit::{Exit, failed},
-    moment::{show_if, show_span},
-    operate::{self, Acting},
+    moment::show_span,
+    operate::{self, Pace, Terms},
     output::{lines, print, print_json, table},
 };
 use postbound_config::{Adapter, Config, RateLimit};
-use postbound_store::{BreakerRow, CreatedJob, JobOptions, LetterFilter, ReplayMatches, ReplayShare, Store};
+use postbound_store::{
+    BreakerRow, ClosedScope, CreatedJob, JobOptions, LetterFilter, ReplayMatches, ReplayShare, Store,
+};
 use serde::Serialize;
 use serde_json::json;
 use std::{collections::BTreeMap, time::Duration};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReplayArgs {
-    /// These letters
-    letters: Vec<i64>,
     #[command(flatten)]
-    filter: FilterArgs,
-    /// All open letters of the installation
-    #[arg(long)]
-    all: bool,
-    /// So many letters at most, the oldest first
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
-    limit: Option<u32>,
+    chosen: ChosenLetters,
     /// Send each user's newest state instead of the one that died
     #[arg(long)]
     current: bool,
@@ -32,33 +27,8 @@ pub(crate) struct ReplayArgs {
     new_key: bool,
     #[command(flatten)]
     pace: Pace,
-    /// Only say what would happen
-    #[arg(long)]
-    dry_run: bool,
-    /// Do not ask
-    #[arg(long)]
-    yes: bool,
     #[command(flatten)]
-    acting: Acting,
-    /// As JSON
-    #[arg(long)]
-    json: bool,
-}
-
-/// How fast a job goes, and when it stops by itself.
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Pace {
-    /// Users per second at most [default: as fast as live traffic leaves room]
-    #[arg(long, value_name = "PER_SECOND", value_parser = parse_rate)]
-    pub(crate) rate: Option<f64>,
-    /// Stop when so many have failed
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(i32).range(1..))]
-    pub(crate) stop_after_failures: Option<i32>,
-}
-
-fn parse_rate(text: &str) -> Result<f64, String> {
-    let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
-    rate.ok_or_else(|| format!("{text:?} is not a number above 0"))
+    terms: Terms,
 }
 
 /// What a replay would do to one target.
@@ -76,9 +46,8 @@ struct Forecast {
 
 /// `postbound dead-letters replay`
 pub(super) async fn run(config: &Config, store: &Store, args: &ReplayArgs) -> Result<(), Exit> {
-    let filter = args.filter.filter(&args.letters);
-    refuse_empty(&filter, args.all)?;
-    let limit = args.limit.map(i64::from);
+    let filter = args.chosen.filter()?;
+    let limit = args.chosen.limit();
     let matches = store.replay_matches(&filter).await.map_err(failed)?;
     let shares = store.replay_shares(&filter, limit).await.map_err(failed)?;
     let breakers = store.breakers().await.map_err(failed)?;
@@ -87,10 +56,10 @@ pub(super) async fn run(config: &Config, store: &Store, args: &ReplayArgs) -> Re
     if args.current {
         refuse_newest_states(store, &forecasts).await?;
     }
-    if args.dry_run || letters == 0 {
+    if args.terms.dry_run || letters == 0 {
         return tell(args, &matches, &forecasts, &[]);
     }
-    confirm_many(letters, &format!("replay {letters} letters"), args.yes)?;
+    confirm_many(letters, &format!("replay {letters} letters"), args.terms.yes)?;
     let jobs = create(store, args, &filter, letters).await?;
     tell(args, &matches, &forecasts, &jobs)
 }
@@ -112,17 +81,12 @@ async fn create(
     filter: &LetterFilter,
     confirmed: i64,
 ) -> Result<Vec<CreatedJob>, Exit> {
-    let options = JobOptions {
-        use_current: args.current,
-        new_key: args.new_key,
-        rate_per_second: args.pace.rate,
-        stop_after_failures: args.pace.stop_after_failures,
-    };
+    let options = JobOptions { use_current: args.current, new_key: args.new_key, ..args.pace.options() };
     let asked = json!({
-        "letters": filter, "all": args.all, "limit": args.limit, "current": args.current, "new_key": args.new_key,
+        "letters": filter, "all": args.chosen.all, "limit": args.chosen.limit(), "current": args.current, "new_key": args.new_key,
         "rate_per_second": args.pace.rate, "stop_after_failures": args.pace.stop_after_failures,
     });
-    let operation = args.acting.operation("dead-letters replay", asked);
+    let operation = args.terms.acting.operation("dead-letters replay", asked);
     store.create_replay_jobs(filter, Some(confirmed), &options, &operation).await.map_err(failed)
 }
 
@@ -187,11 +151,9 @@ fn held_back(target: &str, shares: &[&ReplayShare], breakers: &[BreakerRow]) -> 
                 .as_ref()
                 .is_none_or(|tenant| shares.iter().any(|share| share.tenant_id == *tenant))
     })?;
-    let scope = closed.tenant.as_ref().map_or_else(String::new, |tenant| format!(" for tenant {tenant}"));
-    Some(match &closed.paused_by {
-        Some(by) => format!("paused by {by}{scope}: {}", closed.pause_reason.as_deref().unwrap_or_default()),
-        None => format!("breaker open{scope} ({}), next probe {}", closed.reason, show_if(closed.retry_at)),
-    })
+    let closed = ClosedScope::from(closed.clone());
+    let of_tenant = closed.tenant.as_ref().map_or_else(String::new, |tenant| format!("tenant {tenant}: "));
+    Some(format!("{of_tenant}{}", why(&closed)))
 }
 
 fn tell(
@@ -200,16 +162,19 @@ fn tell(
     forecasts: &[Forecast],
     jobs: &[CreatedJob],
 ) -> Result<(), Exit> {
-    if args.json {
+    if args.terms.json {
         return print_json(
-            &json!({ "dry_run": args.dry_run, "letters": matches, "targets": forecasts, "jobs": jobs }),
+            &json!({ "dry_run": args.terms.dry_run, "letters": matches, "targets": forecasts, "jobs": jobs }),
         );
     }
     print(render(matches, forecasts));
     for job in jobs {
         print(format!(
-            "job {}: {} letters to {}; watch it with: postbound jobs status {} --watch",
-            job.job_id, job.items, job.target, job.job_id
+            "job {}: {} letters to {}; {}",
+            job.job_id,
+            job.items,
+            job.target,
+            operate::how_to_watch(job)
         ));
     }
     Ok(())

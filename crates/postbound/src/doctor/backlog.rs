@@ -1,7 +1,7 @@
 //! What is held back or failed: open breakers and pauses, parked users, dead letters in the archive.
 
 use super::{Finding, count, postgres::ask};
-use crate::status::why_closed;
+use crate::closed::why_closed;
 use postbound_store::{BreakerRow, ClosedScope, RegisteredTarget, Store, TargetBacklog};
 
 const BREAKERS: &str = "breakers";
@@ -118,13 +118,15 @@ mod tests {
             assert!(findings.iter().all(|finding| finding.level == level), "{findings:?}");
         };
         check(&[], Level::Ok, &["requests go out"]);
-        let open = "crm: breaker open since 2026-11-21 22:00:00Z (http_503); see why";
+        let open = "crm: breaker open (http_503) since 2026-11-21 22:00:00Z, next probe -; see why";
         check(&[breaker(None, None)], Level::Warning, &[open]);
         check(
             &[breaker(Some("t1"), Some("ada"))],
             Level::Warning,
-            &["crm, tenant t1: paused by ada: migration; closed since 2026-11-21 22:00:00Z; \
-               when that is over: postbound targets resume crm --tenant t1"],
+            &[
+                "crm, tenant t1: paused by ada: migration; closed since 2026-11-21 22:00:00Z, until it is resumed; \
+               when that is over: postbound targets resume crm --tenant t1",
+            ],
         );
         let many: Vec<_> = ["t1", "t2", "t3", "t4", "t5"].map(|tenant| breaker(Some(tenant), None)).into();
         check(&many, Level::Warning, &["t1", "t2", "t3", "closed to 2 other tenants as well"]);

@@ -1,7 +1,7 @@
 //! Whether changes are on their way: the relay, the streams' lag, the workers.
 
 use super::{Finding, count, postgres::ask};
-use postbound_store::{PartitionOwner, RegisteredTarget, Store, StreamLag, WorkerRow};
+use postbound_store::{PartitionOwner, RegisteredTarget, RelayHalt, Store, StreamLag, WorkerRow};
 
 const LAG_MAX_S: f64 = 60.0;
 
@@ -31,6 +31,10 @@ pub(super) async fn check(store: &Store, targets: &[RegisteredTarget], workers: 
         }
         Err(finding) => findings.push(finding),
     }
+    match ask("witness", store.relay_halt()).await {
+        Ok(halt) => findings.push(judge_halt(halt)),
+        Err(finding) => findings.push(finding),
+    }
     match ask("lag", store.stream_lags()).await {
         Ok(lags) => findings.extend(judge_lags(&lags, relaying)),
         Err(finding) => findings.push(finding),
@@ -51,6 +55,14 @@ fn judge_relay(holder: Option<&str>) -> Finding {
         Some(holder) => Finding::ok("relay", format!("active: {holder}")),
         None => Finding::problem("relay", "none is active: committed changes wait in the log")
             .mend("postbound relay"),
+    }
+}
+
+/// The active relay writes what it finds; the command stands in its words.
+fn judge_halt(halt: Option<RelayHalt>) -> Finding {
+    match halt {
+        None => Finding::ok("witness", "neither Postgres nor RabbitMQ has gone back in time"),
+        Some(halt) => Finding::problem("witness", halt.reason).mend("postbound rebase --dry-run"),
     }
 }
 

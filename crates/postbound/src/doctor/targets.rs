@@ -69,9 +69,9 @@ fn compare(want: &Registration, known: Option<&RegisteredTarget>) -> Option<Find
             )),
         );
     }
-    if want.config_hash != known.registration.config_hash {
+    if let Some(difference) = want.difference(&known.registration) {
         let what = format!(
-            "{name}: registered with other settings: workers with this configuration do not serve it"
+            "{name}: registered with other settings, workers with this configuration do not serve it: {difference}"
         );
         return Some(
             Finding::problem(CHECK, what).mend("postbound topology apply; then restart the workers"),
@@ -93,6 +93,7 @@ mod tests {
             origin: name.to_owned(),
             fold: true,
             config_hash: config_hash.to_owned(),
+            settings: Default::default(),
             partitions,
         }
     }

@@ -1,4 +1,4 @@
-use super::{counted, existing};
+use super::{counted, existing, hindrance::JobReport};
 use crate::{exit::Exit, output::aside};
 use indicatif::{ProgressBar, ProgressStyle};
 use postbound_store::{JobRow, Store};
@@ -15,8 +15,9 @@ pub(super) async fn until_ended(store: &Store, job: JobRow) -> Result<JobRow, Ex
     let mut look = tokio::time::interval(LOOK);
     loop {
         look.tick().await;
-        shown = existing(store, shown.job_id).await?;
-        let said = format!("{}: {}", shown.state, counted(&shown.items));
+        let report = JobReport::of(store, existing(store, shown.job_id).await?).await?;
+        let said = format!("{}: {}{}", report.job.state, counted(&report.job.items), report.briefly());
+        shown = report.job;
         match &bar {
             Some(bar) => {
                 bar.set_length(shown.items.total().unsigned_abs());

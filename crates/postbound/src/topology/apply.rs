@@ -115,7 +115,8 @@ impl<'a> Change<'a> {
     }
 }
 
-fn bounds(config: &Config) -> QueueBounds {
+/// Bounds of the queues, as configured.
+pub(crate) fn bounds(config: &Config) -> QueueBounds {
     QueueBounds {
         messages_max: u32::try_from(config.topology.queue_messages_max).unwrap_or(u32::MAX),
         bytes_max: config.topology.queue_bytes_max,

@@ -4,13 +4,12 @@ mod reader;
 
 use crate::{
     confirm::{HANDFUL, confirm, unconfirmed},
-    dead_letters::Pace,
     exit::{Exit, failed},
-    operate::{self, Acting},
+    operate::{self, Pace, Terms},
     output::{aside, print, print_json},
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use postbound_store::{CreatedJob, ImportOutcome, ImportPlan, ImportedUser, JobOptions, Store, UsersImport};
+use postbound_store::{CreatedJob, ImportOutcome, ImportPlan, ImportedUser, Store, UsersImport};
 use reader::{Source, check_id};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -45,17 +44,8 @@ pub(crate) struct ImportArgs {
     query: Option<String>,
     #[command(flatten)]
     pace: Pace,
-    /// Only check the users and count
-    #[arg(long)]
-    dry_run: bool,
-    /// Do not ask
-    #[arg(long)]
-    yes: bool,
     #[command(flatten)]
-    acting: Acting,
-    /// As JSON
-    #[arg(long)]
-    json: bool,
+    terms: Terms,
 }
 
 /// What came of it.
@@ -98,14 +88,14 @@ pub(super) async fn run(store: &Store, args: &ImportArgs) -> Result<Exit, Exit> 
         (None, Some(file)) => Source::file(file)?,
         (None, None) => return Err(Exit::Usage("give a file, or --query".to_owned())),
     };
-    let import = match args.dry_run {
+    let import = match args.terms.dry_run {
         true => None,
         false => {
             ask(args, &mut source).await?;
             Some(begin(store, args).await?)
         }
     };
-    let mut report = Report { dry_run: args.dry_run, ..Report::default() };
+    let mut report = Report { dry_run: args.terms.dry_run, ..Report::default() };
     let import = feed(store, args, &mut source, import, &mut report).await?;
     if let Some(import) = import {
         report.jobs = import.finish().await.map_err(failed)?;
@@ -116,7 +106,7 @@ pub(super) async fn run(store: &Store, args: &ImportArgs) -> Result<Exit, Exit> 
 
 /// Asks where there are more than a handful of users: how many is known only at the end.
 async fn ask(args: &ImportArgs, source: &mut Source) -> Result<(), Exit> {
-    if args.yes || !source.has_more_than(HANDFUL as usize).await? {
+    if args.terms.yes || !source.has_more_than(HANDFUL as usize).await? {
         return Ok(());
     }
     let what = format!("import more than {HANDFUL} users of tenant {}", args.tenant);
@@ -136,12 +126,8 @@ async fn begin(store: &Store, args: &ImportArgs) -> Result<UsersImport, Exit> {
     let plan = ImportPlan {
         tenant: args.tenant.clone(),
         targets: args.targets.clone(),
-        options: JobOptions {
-            rate_per_second: args.pace.rate,
-            stop_after_failures: args.pace.stop_after_failures,
-            ..JobOptions::default()
-        },
-        operation: args.acting.operation("users import", asked),
+        options: args.pace.options(),
+        operation: args.terms.acting.operation("users import", asked),
     };
     let import = store.begin_import(plan).await.map_err(failed)?;
     import.ok_or_else(|| Exit::failed(format!("another import of tenant {} is under way", args.tenant)))
@@ -244,7 +230,7 @@ fn account(report: &mut Report, lines: &[u64], outcomes: &[ImportOutcome]) {
 }
 
 fn tell(args: &ImportArgs, report: &Report) -> Result<(), Exit> {
-    if args.json {
+    if args.terms.json {
         return print_json(report);
     }
     let unit = if args.query.is_some() { "row" } else { "line" };
@@ -261,8 +247,11 @@ fn tell(args: &ImportArgs, report: &Report) -> Result<(), Exit> {
     ));
     for job in &report.jobs {
         print(format!(
-            "job {}: {} users to {}; watch it with: postbound jobs status {} --watch",
-            job.job_id, job.items, job.target, job.job_id
+            "job {}: {} users to {}; {}",
+            job.job_id,
+            job.items,
+            job.target,
+            operate::how_to_watch(job)
         ));
     }
     Ok(())

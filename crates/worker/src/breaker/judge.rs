@@ -61,9 +61,11 @@ impl Breakers {
             return self.open(state, scope, cause, failure, wish_until);
         }
         if let Some(until) = wish_until
-            && state.prolong(&scope, until)
+            && state.waits_less(&scope, until)
+            && let Some(place) = self.0.place()
         {
-            self.0.submit(Change::Open(self.opening(scope, cause, failure, wish_until)));
+            state.prolong(&scope, until);
+            place.send(Change::Open(self.opening(scope, cause, failure, wish_until)));
         }
     }
 
@@ -75,11 +77,13 @@ impl Breakers {
         failure: &Failure,
         wish_until: Option<Instant>,
     ) {
+        // Without one the next failure opens it: what the table never hears of would be probed by nobody.
+        let Some(place) = self.0.place() else { return };
         let now = Instant::now();
         let wait = wish_until.map_or(self.0.settings.pause_min, |until| until - now);
         state.open_here(&scope, cause, failure.reason, now, wait);
         self.0.publish(&state);
-        self.0.submit(Change::Open(self.opening(scope, cause, failure, wish_until)));
+        place.send(Change::Open(self.opening(scope, cause, failure, wish_until)));
     }
 
     fn opening(

@@ -20,11 +20,19 @@ pub(super) struct State {
     known: bool,
     whole: Option<Open>,
     tenants: HashMap<String, Open>,
-    whole_openings: u64,
-    tenant_openings: HashMap<String, u64>,
+    whole_openings: Openings,
+    tenant_openings: HashMap<String, Openings>,
     pub(super) window: FailureWindow,
     /// Grows with every change made here: a reading begun before is out of date.
     pub(super) epoch: u64,
+}
+
+/// How often a breaker opened.
+#[derive(Debug, Default)]
+struct Openings {
+    count: u64,
+    /// The last time it did because most deliveries failed.
+    failing_since: Option<OffsetDateTime>,
 }
 
 /// One open breaker.
@@ -77,7 +85,7 @@ impl State {
             known: false,
             whole: None,
             tenants: HashMap::new(),
-            whole_openings: 0,
+            whole_openings: Openings::default(),
             tenant_openings: HashMap::new(),
             window: FailureWindow::new(seconds, settings.calls_min, settings.failing_share),
             epoch: 0,
@@ -167,7 +175,8 @@ impl State {
     ) {
         self.epoch += 1;
         self.window.clear();
-        self.count_opening(scope);
+        let failing_since = (cause == BreakerCause::FailingShare).then(OffsetDateTime::now_utc);
+        self.count_opening(scope, failing_since);
         let open = Open {
             cause,
             reason: reason.to_owned(),
@@ -185,15 +194,16 @@ impl State {
         }
     }
 
-    /// A longer wish of the target; false: it waits as long already.
-    pub(super) fn prolong(&mut self, scope: &Scope, until: Instant) -> bool {
+    /// Whether it is open for less long than a wish of the target.
+    pub(super) fn waits_less(&self, scope: &Scope, until: Instant) -> bool {
+        self.open(scope).is_some_and(|open| open.retry_at.is_none_or(|at| at < until))
+    }
+
+    /// A longer wish of the target.
+    pub(super) fn prolong(&mut self, scope: &Scope, until: Instant) {
         self.epoch += 1;
-        match self.open_mut(scope) {
-            Some(open) if open.retry_at.is_none_or(|at| at < until) => {
-                open.retry_at = Some(until);
-                true
-            }
-            _ => false,
+        if let Some(open) = self.open_mut(scope) {
+            open.retry_at = Some(until);
         }
     }
 
@@ -224,7 +234,8 @@ impl State {
             });
             if is_news {
                 self.window.clear();
-                self.count_opening(&row.tenant);
+                let failing_since = (row.cause == BreakerCause::FailingShare).then_some(row.opened_at);
+                self.count_opening(&row.tenant, failing_since);
             }
             match &row.tenant {
                 None => self.whole = Some(open),
@@ -235,20 +246,28 @@ impl State {
 
     /// Grows whenever the tenant's breaker opens, or that of the whole target.
     pub(super) fn openings(&self, tenant: &str) -> u64 {
-        self.whole_openings + self.tenant_openings.get(tenant).copied().unwrap_or(0)
+        self.whole_openings.count + self.tenant_openings.get(tenant).map_or(0, |openings| openings.count)
     }
 
-    fn count_opening(&mut self, scope: &Scope) {
-        match scope {
+    /// When a breaker of the tenant last opened because most deliveries failed, or that of the whole target.
+    pub(super) fn failing_since(&self, tenant: &str) -> Option<OffsetDateTime> {
+        let of_tenant = self.tenant_openings.get(tenant).and_then(|openings| openings.failing_since);
+        self.whole_openings.failing_since.max(of_tenant)
+    }
+
+    fn count_opening(&mut self, scope: &Scope, failing_since: Option<OffsetDateTime>) {
+        let openings = match scope {
             // Of more tenants than that, an opening counts for all: some get a try back that is their own fault.
             Some(tenant)
                 if self.tenant_openings.len() < TENANTS_OPEN_MAX
                     || self.tenant_openings.contains_key(tenant) =>
             {
-                *self.tenant_openings.entry(tenant.clone()).or_default() += 1;
+                self.tenant_openings.entry(tenant.clone()).or_default()
             }
-            _ => self.whole_openings += 1,
-        }
+            _ => &mut self.whole_openings,
+        };
+        openings.count += 1;
+        openings.failing_since = failing_since.or(openings.failing_since);
     }
 
     /// Whether what one tenant meets is the whole target's doing: another tenant is open for the same already, and

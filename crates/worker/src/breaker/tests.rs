@@ -283,6 +283,30 @@ async fn openings_grow_once_for_each_opening() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn only_a_failing_share_takes_back_what_was_counted_and_only_from_whom_it_is_for() {
+    let breakers = breakers(&[row(Some(TENANT))]);
+    assert_eq!(breakers.failing_since(TENANT), None, "whoever met a refusal of all was not counted");
+    let opened_at = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(9);
+    let failing = BreakerRow { cause: BreakerCause::FailingShare, opened_at, ..row(Some(TENANT)) };
+    read(&breakers, &[failing]);
+    assert_eq!(breakers.failing_since(TENANT), Some(opened_at));
+    assert_eq!(breakers.failing_since("other"), None);
+    read(&breakers, &[]);
+    assert_eq!(breakers.failing_since(TENANT), Some(opened_at), "also once it is closed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_breaker_the_table_cannot_be_told_of_stays_closed_for_the_next_failure_to_open() {
+    let breakers = breakers(&[]);
+    while let Ok(place) = breakers.0.changes.try_reserve() {
+        place.send(Change::Release { scope: None, claim: OffsetDateTime::UNIX_EPOCH });
+    }
+    let passage = pass(&breakers, TENANT);
+    judge(&breakers, TENANT, Outcome::Failed(failure("connection_refused", None, None)), passage);
+    assert_eq!((standing(&breakers, TENANT), breakers.openings(TENANT)), ("free", 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn parked_users_of_what_is_open_stay_but_one_for_each_probe_that_is_due() {
     let due = |row: BreakerRow| BreakerRow { retry_in: Some(Duration::ZERO), ..row };
     let check = |rows: &[BreakerRow], whole_target: bool, tenants: &[&str], probes_due: &[Option<&str>]| {

@@ -12,8 +12,12 @@ pub(super) struct FailureWindow {
     seconds: u64,
     calls_min: u32,
     failing_share: f64,
-    tenants: HashMap<String, VecDeque<Second>>,
+    tenants: HashMap<String, Seconds>,
+    /// Of all tenants together: while that says nothing, they are not gone through.
+    all: Seconds,
 }
+
+type Seconds = VecDeque<Second>;
 
 #[derive(Debug)]
 struct Second {
@@ -33,7 +37,8 @@ struct Sum {
 
 impl FailureWindow {
     pub(super) fn new(seconds: u64, calls_min: u32, failing_share: f64) -> Self {
-        Self { seconds: seconds.max(1), calls_min, failing_share, tenants: HashMap::new() }
+        let (tenants, all) = (HashMap::new(), Seconds::new());
+        Self { seconds: seconds.max(1), calls_min, failing_share, tenants, all }
     }
 
     /// Adds how a request of a tenant ended in that second: how many users succeeded, and which failed (hashes).
@@ -46,19 +51,11 @@ impl FailureWindow {
             if self.tenants.len() >= TENANTS_MAX {
                 return;
             }
-            self.tenants.insert(tenant.to_owned(), VecDeque::new());
+            self.tenants.insert(tenant.to_owned(), Seconds::new());
         }
-        let Some(seconds) = self.tenants.get_mut(tenant) else { return };
-        if seconds.back().is_none_or(|last| last.number < second) {
-            while seconds.front().is_some_and(|first| first.number + self.seconds <= second) {
-                seconds.pop_front();
-            }
-            seconds.push_back(Second { number: second, succeeded: 0, failed: 0, users: Vec::new() });
+        for seconds in self.tenants.get_mut(tenant).into_iter().chain([&mut self.all]) {
+            add(seconds, self.seconds, second, succeeded, failed);
         }
-        let Some(last) = seconds.back_mut() else { return };
-        last.succeeded = last.succeeded.saturating_add(succeeded);
-        last.failed = last.failed.saturating_add(u32::try_from(failed.len()).unwrap_or(u32::MAX));
-        add_users(&mut last.users, failed);
     }
 
     /// Whether most deliveries fail, of the tenant that just had a failure or of all.
@@ -66,21 +63,23 @@ impl FailureWindow {
     /// All: two tenants or more fail, and that not for one tenant alone: without the one that fails most, most of the
     /// rest fail too.
     pub(super) fn judge(&self, tenant: &str, second: u64) -> Option<Scope> {
-        let sums: Vec<(&str, Sum)> =
-            self.tenants.iter().map(|(name, seconds)| (name.as_str(), self.sum(seconds, second))).collect();
-        let mut all = Sum::default();
-        sums.iter().for_each(|(_, sum)| all.add(sum));
-        if self.fails(&all)
-            && sums.iter().filter(|(_, sum)| self.mostly_fails(sum)).count() >= 2
-            && let Some((_, worst)) = sums.iter().max_by_key(|(_, sum)| sum.failed)
-        {
-            let (succeeded, failed) = (all.succeeded - worst.succeeded, all.failed - worst.failed);
-            if self.mostly_fails(&Sum { succeeded, failed, users: Vec::new() }) {
-                return Some(None);
-            }
+        let all = self.sum(&self.all, second);
+        if self.fails(&all) && self.several_fail(&all, second) {
+            return Some(None);
         }
-        let own = sums.iter().find(|(name, _)| *name == tenant)?;
-        self.fails(&own.1).then(|| Some(tenant.to_owned()))
+        let own = self.sum(self.tenants.get(tenant)?, second);
+        self.fails(&own).then(|| Some(tenant.to_owned()))
+    }
+
+    fn several_fail(&self, all: &Sum, second: u64) -> bool {
+        let sums: Vec<Sum> = self.tenants.values().map(|seconds| self.sum(seconds, second)).collect();
+        if sums.iter().filter(|sum| self.mostly_fails(sum)).count() < 2 {
+            return false;
+        }
+        let Some(worst) = sums.iter().max_by_key(|sum| sum.failed) else { return false };
+        let succeeded = all.succeeded.saturating_sub(worst.succeeded);
+        let failed = all.failed.saturating_sub(worst.failed);
+        self.mostly_fails(&Sum { succeeded, failed, users: Vec::new() })
     }
 
     /// Whether another tenant succeeded lately, of those that `counts`.
@@ -91,9 +90,10 @@ impl FailureWindow {
     /// Forgets everything: what comes next is another time.
     pub(super) fn clear(&mut self) {
         self.tenants.clear();
+        self.all.clear();
     }
 
-    fn sum(&self, seconds: &VecDeque<Second>, now: u64) -> Sum {
+    fn sum(&self, seconds: &Seconds, now: u64) -> Sum {
         let mut sum = Sum::default();
         for second in seconds.iter().filter(|second| second.number + self.seconds > now) {
             sum.succeeded += u64::from(second.succeeded);
@@ -114,12 +114,18 @@ impl FailureWindow {
     }
 }
 
-impl Sum {
-    fn add(&mut self, other: &Self) {
-        self.succeeded += other.succeeded;
-        self.failed += other.failed;
-        add_users(&mut self.users, &other.users);
+/// Adds what happened in a second, and forgets those that are out of the window of so many.
+fn add(seconds: &mut Seconds, window: u64, second: u64, succeeded: u32, failed: &[u64]) {
+    if seconds.back().is_none_or(|last| last.number < second) {
+        while seconds.front().is_some_and(|first| first.number + window <= second) {
+            seconds.pop_front();
+        }
+        seconds.push_back(Second { number: second, succeeded: 0, failed: 0, users: Vec::new() });
     }
+    let Some(last) = seconds.back_mut() else { return };
+    last.succeeded = last.succeeded.saturating_add(succeeded);
+    last.failed = last.failed.saturating_add(u32::try_from(failed.len()).unwrap_or(u32::MAX));
+    add_users(&mut last.users, failed);
 }
 
 fn add_users(known: &mut Vec<u64>, users: &[u64]) {

@@ -49,7 +49,7 @@ fn deliver(lane: &mut Lane) -> Next {
 }
 
 fn settle(lane: &mut Lane, held: Held) -> Vec<Tag> {
-    lane.settled(held, ItemOutcome::Delivered).0
+    lane.settled(event(held.delivered_version, Updated), held, ItemOutcome::Delivered).0
 }
 
 fn park(lane: &mut Lane) -> Park {
@@ -71,6 +71,7 @@ fn parked_user(states: Vec<Event>, class: &str) -> ParkedUser {
     ParkedUser {
         key: UserKey::new("t", "u"),
         schedule: schedule(class, 2),
+        unknown_stored: Unknown::default(),
         states: states.into_iter().map(|event| ParkedState { event, send_as: None }).collect(),
     }
 }
@@ -181,7 +182,7 @@ fn what_comes_while_a_user_is_being_stored_is_stored_with_it() {
     assert_eq!(lane.parked_now(first.states).0, [tag(2)]);
     let second = park(&mut lane);
     assert_eq!(versions(&second.states), [(2, Deleted), (3, Created)], "the delete is still the first step");
-    assert!(second.rewrites);
+    assert_eq!((second.writes, second.cause), (StateWrites::All, ParkingCause::Folded));
 }
 
 #[test]
@@ -193,7 +194,7 @@ fn a_parked_user_that_is_not_due_takes_newer_states_in_without_an_attempt() {
     assert_eq!(lane.enter(arrives(event(6, Updated), 6)), Entered::Waits);
     let Some(Step::Park(park)) = lane.start(false) else { panic!("it is not due") };
     assert_eq!(versions(&park.states), [(6, Updated)]);
-    assert_eq!(park.schedule.attempts, 2, "the schedule stays");
+    assert_eq!((park.schedule.attempts, park.cause), (2, ParkingCause::Folded), "the schedule stays");
 }
 
 #[test]
@@ -206,6 +207,54 @@ fn a_newer_state_than_a_refused_one_is_tried_at_once() {
 }
 
 #[test]
+fn a_newer_state_that_comes_while_a_refusal_is_under_way_starts_with_a_clean_slate() {
+    let parked = || parked_user(vec![event(5, Updated)], "permanent");
+    for was_parked in [true, false] {
+        let mut lane = match was_parked {
+            true => Lane::parked(delivered(1, true), true, parked(), true),
+            false => Lane::new(delivered(1, true), true),
+        };
+        if !was_parked {
+            lane.enter(arrives(event(5, Updated), 5));
+        }
+        let refused = deliver(&mut lane);
+        lane.enter(arrives(event(6, Updated), 6));
+        assert!(lane.park_failed(refused, schedule("permanent", 3), ParkingCause::Failed).is_none());
+        let next = deliver(&mut lane);
+        let slate = next.schedule.as_ref().map(|schedule| (schedule.attempts, schedule.repeats));
+        assert_eq!((next.event.version, slate), (6, was_parked.then_some((0, 0))), "{was_parked}");
+        let park = lane.park_failed(next, schedule("permanent", 1), ParkingCause::Failed).unwrap();
+        assert_eq!((versions(&park.states), park.schedule.attempts), (vec![(6, Updated)], 1));
+        assert_eq!(lane.parked_now(park.states).0.len(), if was_parked { 1 } else { 2 });
+    }
+}
+
+#[test]
+fn what_was_not_refused_or_does_not_give_way_is_parked_with_what_came_meanwhile() {
+    let check = |what: &str, action, folds, class, cause| {
+        let mut lane = Lane::new(delivered(1, true), folds);
+        lane.enter(arrives(event(2, action), 2));
+        let next = deliver(&mut lane);
+        lane.enter(arrives(event(3, Created), 3));
+        let park = lane.park_failed(next, schedule(class, 3), cause);
+        assert_eq!(park.map(|park| park.schedule.attempts), Some(3), "{what}");
+    };
+    check("a failure that says nothing of the content", Updated, true, "transient", ParkingCause::Failed);
+    check("no failure", Updated, true, "permanent", ParkingCause::NotTried);
+    check("a delete is never folded away", Deleted, true, "permanent", ParkingCause::Failed);
+    check("every event is sent", Updated, false, "permanent", ParkingCause::Failed);
+}
+
+#[test]
+fn a_refused_delete_keeps_its_schedule_whatever_comes_after_it() {
+    let mut lane =
+        Lane::parked(delivered(1, true), true, parked_user(vec![event(5, Deleted)], "permanent"), false);
+    lane.enter(arrives(event(6, Created), 6));
+    let Some(Step::Park(park)) = lane.start(false) else { panic!("it is not due") };
+    assert_eq!((park.schedule.attempts, park.cause), (2, ParkingCause::Folded));
+}
+
+#[test]
 fn an_event_target_keeps_every_parked_event_in_order() {
     let states = vec![event(5, Updated), event(6, Updated)];
     let mut lane = Lane::parked(delivered(4, true), false, parked_user(states, "transient"), false);
@@ -213,6 +262,29 @@ fn an_event_target_keeps_every_parked_event_in_order() {
     lane.enter(arrives(event(7, Deleted), 2));
     let Some(Step::Park(park)) = lane.start(false) else { panic!("it is not due") };
     assert_eq!(versions(&park.states), [(5, Updated), (6, Updated), (7, Deleted)]);
+    assert_eq!(park.writes, StateWrites::Only(vec![7]), "the others are stored");
+}
+
+#[test]
+fn a_stored_event_is_sent_though_rabbitmq_gave_a_later_one_up() {
+    let held = Held { dead_version: 6, ..delivered(4, true) };
+    let states = vec![event(5, Updated), event(6, Updated), event(7, Updated)];
+    let mut lane = Lane::parked(held, false, parked_user(states, "transient"), true);
+    assert_eq!(deliver(&mut lane).event.version, 5);
+    settle(&mut lane, Held { dead_version: 6, ..delivered(5, true) });
+    assert_eq!(deliver(&mut lane).event.version, 7, "and the one it gave up is not sent");
+}
+
+#[test]
+fn a_schedule_that_was_read_anew_while_its_user_was_stored_takes_the_place_of_the_old_one() {
+    let mut lane =
+        Lane::parked(delivered(1, true), true, parked_user(vec![event(5, Updated)], "transient"), false);
+    lane.enter(arrives(event(6, Updated), 6));
+    let Some(Step::Park(park)) = lane.start(false) else { panic!("it is not due") };
+    let refunded = schedule("transient", 0);
+    lane.wake(ParkedUser { schedule: refunded, ..parked_user(vec![event(5, Updated)], "transient") });
+    lane.parked_now(park.states);
+    assert_eq!(deliver(&mut lane).schedule.map(|schedule| schedule.attempts), Some(0));
 }
 
 #[test]
@@ -221,7 +293,7 @@ fn a_failed_delivery_is_parked_with_what_came_after_it_and_told_the_same_again()
     lane.enter(arrives(event(1, Created), 1));
     let next = deliver(&mut lane);
     lane.enter(arrives(event(2, Deleted), 2));
-    let park = lane.park_failed(next, schedule("transient", 3));
+    let park = lane.park_failed(next, schedule("transient", 3), ParkingCause::Failed).unwrap();
     assert_eq!(versions(&park.states), [(2, Deleted)]);
     let mut tags = lane.parked_now(park.states).0;
     tags.sort_by_key(|tag| tag.number);
@@ -231,13 +303,13 @@ fn a_failed_delivery_is_parked_with_what_came_after_it_and_told_the_same_again()
     lane.enter(arrives(event(1, Updated), 1));
     let next = deliver(&mut lane);
     assert_eq!(next.action, Created);
-    let park = lane.park_failed(next, schedule("transient", 3));
-    let user = ParkedUser { key: UserKey::new("t", "u"), schedule: park.schedule, states: park.states };
+    let park = lane.park_failed(next, schedule("transient", 3), ParkingCause::Failed).unwrap();
+    let user = ParkedUser { schedule: park.schedule, states: park.states, ..parked_user(Vec::new(), "") };
     let mut again = Lane::parked(delivered(0, true), true, user, true);
     let next = deliver(&mut again);
     assert_eq!(next.action, Created, "fixed at the first attempt");
-    let park = again.park_failed(next, schedule("transient", 4));
-    assert!(!park.rewrites, "only the schedule is new");
+    let park = again.park_failed(next, schedule("transient", 4), ParkingCause::Failed).unwrap();
+    assert_eq!(park.writes, StateWrites::Nothing, "only the schedule is new");
 }
 
 #[test]
@@ -308,10 +380,56 @@ fn what_may_have_been_sent_before_is_remembered_until_a_newer_state_is_settled()
     let mut lane = Lane::new(Held::default(), true);
     lane.enter(Arrival { maybe_sent: true, ..arrives(event(1, Created), 1) });
     lane.enter(arrives(event(2, Updated), 2));
-    assert_eq!(deliver(&mut lane).unknown_version, 1);
+    assert_eq!(deliver(&mut lane).unknown, Unknown::of(1));
     settle(&mut lane, delivered(2, true));
     lane.enter(arrives(event(3, Updated), 3));
-    assert_eq!(deliver(&mut lane).unknown_version, 0);
+    assert!(deliver(&mut lane).unknown.is_none());
+}
+
+fn maybe_sent(version: i64) -> Arrival {
+    Arrival { maybe_sent: true, ..arrives(event(version, Updated), version as u64) }
+}
+
+#[test]
+fn of_several_versions_that_may_have_been_sent_the_oldest_is_known_too() {
+    let mut lane = Lane::new(Held::default(), true);
+    lane.enter(maybe_sent(1));
+    lane.enter(maybe_sent(2));
+    let next = deliver(&mut lane);
+    assert_eq!((next.event.version, next.unknown), (2, Unknown { oldest: 1, newest: 2 }));
+    // One that comes while the other is under way stays in doubt after it.
+    lane.enter(maybe_sent(3));
+    settle(&mut lane, delivered(2, true));
+    assert_eq!(deliver(&mut lane).unknown, Unknown::of(3));
+
+    let mut parks = Lane::new(Held::default(), true);
+    parks.enter(maybe_sent(1));
+    parks.enter(maybe_sent(2));
+    assert_eq!(park(&mut parks).schedule.unknown, Unknown { oldest: 1, newest: 2 });
+}
+
+#[test]
+fn a_doubtful_version_that_joins_a_newer_one_under_way_has_that_sent_again() {
+    let mut lane = Lane::new(Held::default(), true);
+    // A job was faster than what was handed out before.
+    lane.enter(arrives(of_job(2, 1, true), 1));
+    assert!(deliver(&mut lane).unknown.is_none());
+    assert_eq!(lane.enter(maybe_sent(1)), Entered::Waits);
+    assert_eq!(settle(&mut lane, delivered(2, true)), [tag(1), tag(1)]);
+    let again = deliver(&mut lane);
+    assert_eq!((again.event.version, again.event.resend, again.unknown), (2, 1, Unknown::of(1)));
+    settle(&mut lane, delivered(2, true));
+    assert!(lane.is_idle());
+
+    let mut dies = Lane::new(Held::default(), true);
+    dies.enter(arrives(event(2, Updated), 2));
+    deliver(&mut dies);
+    dies.enter(maybe_sent(1));
+    let dead = ItemOutcome::Dead { reason: "http_422" };
+    dies.settled(event(2, Updated), Held { dead_version: 2, ..Held::default() }, dead);
+    assert!(dies.is_idle(), "what is dead is not sent again");
+    dies.enter(arrives(event(3, Updated), 3));
+    assert_eq!(deliver(&mut dies).unknown, Unknown::of(1), "but the doubt stays");
 }
 
 #[test]
@@ -344,7 +462,8 @@ fn a_due_user_the_target_is_closed_to_is_due_again_at_once() {
     let mut lane =
         Lane::parked(delivered(1, true), true, parked_user(vec![event(5, Updated)], "transient"), true);
     let park = park(&mut lane);
-    assert_eq!((park.rewrites, park.schedule.next_attempt), (false, NextAttempt::In(Duration::ZERO)));
+    assert_eq!((park.writes, park.cause), (StateWrites::Nothing, ParkingCause::NotTried));
+    assert_eq!(park.schedule.next_attempt, NextAttempt::In(Duration::ZERO));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::{
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use postbound_broker::{BrokerError, Message, PartitionConsumer};
 use postbound_event::{JobPart, UserKey};
-use postbound_store::{Held, ItemOutcome, NextAttempt, ParkedState, ParkedUser, Parking};
+use postbound_store::{Held, ItemOutcome, NextAttempt, ParkedSchedule, ParkedState, ParkedUser, Parking};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
@@ -70,6 +70,8 @@ pub(super) struct Session<'a> {
     pub(super) fed: mpsc::Receiver<Fed>,
     pub(super) stop: CancellationToken,
     pub(super) lanes: HashMap<UserKey, Lane>,
+    /// Users whose lane fell idle while an intake was under way, which may bring them something.
+    fell_idle: Vec<UserKey>,
     held: HashMap<Tag, HeldMessage>,
     pub(super) intake: Option<BoxFuture<'static, Result<Intake, LedgerGone>>>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -98,6 +100,7 @@ impl<'a> Session<'a> {
             fed: partition.context.feeder.register(partition.number, partition.partitions),
             stop: partition.drain.child_token(),
             lanes: HashMap::new(),
+            fell_idle: Vec::new(),
             held: HashMap::new(),
             intake: None,
             work: FuturesUnordered::new(),
@@ -148,7 +151,7 @@ impl<'a> Session<'a> {
     async fn enter(&mut self, intake: Intake) -> Result<(), Interrupted> {
         let Intake { messages, fed, held, mut parked } = intake;
         let since = Instant::now();
-        let mut users = Vec::new();
+        let mut users = std::mem::take(&mut self.fell_idle);
         for taken in messages {
             self.enter_message(taken, since, &held, &mut parked, &mut users).await?;
         }
@@ -158,8 +161,10 @@ impl<'a> Session<'a> {
         }
         for key in users {
             self.start(&key);
+            if self.lanes.get(&key).is_some_and(Lane::is_idle) {
+                self.lanes.remove(&key);
+            }
         }
-        self.lanes.retain(|_, lane| !lane.is_idle());
         Ok(())
     }
 
@@ -196,8 +201,9 @@ impl<'a> Session<'a> {
             if delivered_before >= REDELIVERIES_MAX {
                 lane.set_apart();
             }
+            users.push(key);
             match (lane.enter(Arrival { event, tag: Some(tag), maybe_sent, from_target }), job) {
-                (Entered::Waits, _) => users.push(key),
+                (Entered::Waits, _) => {}
                 (Entered::Settled, None) => settled.push(tag),
                 (Entered::Settled, Some(part)) => settled_items.push((part, ItemOutcome::Superseded)),
             }
@@ -226,8 +232,7 @@ impl<'a> Session<'a> {
                 }
                 // As it was read last, with the ledger: somebody may have delivered it meanwhile.
                 if let Some(read) = parked.remove(&user.key) {
-                    // Taking wrote down that an attempt may be under way; what was known before it counts.
-                    let user = ParkedUser { schedule: user.schedule, ..read };
+                    let user = as_taken(*user, read);
                     let (key, held) = (user.key.clone(), held.get(&user.key).copied().unwrap_or_default());
                     let lane = Lane::parked(held, folds, user, true);
                     if lane.is_idle() {
@@ -275,14 +280,16 @@ impl<'a> Session<'a> {
 
     fn park(&mut self, key: UserKey, park: Park) {
         let context = Arc::clone(&self.partition.context);
-        let Park { schedule, states, rewrites, superseded } = park;
+        let Park { schedule, cause, states, writes, superseded } = park;
         let parking = Parking {
             target: Arc::clone(&context.name),
             key: key.clone(),
             schedule,
+            cause,
             states,
-            rewrites,
+            writes,
             superseded,
+            under: context.lease_of(&key),
         };
         self.work.push(Box::pin(async move {
             let due_in = match parking.schedule.next_attempt {
@@ -320,20 +327,24 @@ impl<'a> Session<'a> {
                 tags
             }
             Done::Delivery(key, ended) => match ended.map_err(|_| Interrupted::Abandoned)? {
-                Ended::Settled(held, outcome) => {
+                Ended::Settled(event, held, outcome) => {
                     let mut items = Vec::new();
                     let tags = self.released(&key, |lane| {
-                        let (tags, late_items) = lane.settled(held, outcome);
+                        let (tags, late_items) = lane.settled(*event, held, outcome);
                         items = late_items;
                         tags
                     });
                     settle_items(&self.partition.context, &items).await?;
                     tags
                 }
-                Ended::Parks(next, schedule) => {
+                Ended::Parks(next, schedule, cause) => {
                     let Some(lane) = self.lanes.get_mut(&key) else { return Ok(()) };
-                    let park = lane.park_failed(*next, schedule);
-                    self.park(key, park);
+                    match lane.park_failed(*next, schedule, cause) {
+                        Some(park) => self.park(key, park),
+                        // What waits comes again with its messages.
+                        None if self.stop.is_cancelled() => {}
+                        None => self.start(&key),
+                    }
                     Vec::new()
                 }
             },
@@ -349,8 +360,12 @@ impl<'a> Session<'a> {
         if !self.stop.is_cancelled() {
             self.start(key);
         }
-        if self.intake.is_none() && self.lanes.get(key).is_some_and(Lane::is_idle) {
-            self.lanes.remove(key);
+        if self.lanes.get(key).is_some_and(Lane::is_idle) {
+            if self.intake.is_some() {
+                self.fell_idle.push(key.clone());
+            } else {
+                self.lanes.remove(key);
+            }
         }
         tags
     }
@@ -403,6 +418,16 @@ impl<'a> Session<'a> {
 
 async fn settle_items(context: &TargetContext, items: &[(JobPart, ItemOutcome)]) -> Result<(), LedgerGone> {
     if items.is_empty() { Ok(()) } else { context.ledger.settle_items(items).await }
+}
+
+/// A user who was taken to be tried, as read since. Taking wrote down that an attempt may be under way: what was known
+/// before counts, unless somebody has tried and parked the user since.
+fn as_taken(taken: ParkedUser, read: ParkedUser) -> ParkedUser {
+    let untouched = ParkedSchedule { unknown: taken.unknown_stored, ..taken.schedule.clone() };
+    match read.schedule == untouched {
+        true => ParkedUser { schedule: taken.schedule, ..read },
+        false => read,
+    }
 }
 
 /// The lane of a user, made from what was looked up if there is none.
