@@ -107,7 +107,7 @@ const WINDOW_PAGE: &str = "-- window_page
                         data::text as data
                  from postbound.change_log
                  where id > greatest($3, $7) and id <= $4
-                   and xid >= pg_snapshot_xmax($1::pg_snapshot) and pg_visible_in_snapshot(xid, $2::pg_snapshot)
+                   and (xid >= pg_snapshot_xmax($1::pg_snapshot)) is true and pg_visible_in_snapshot(xid, $2::pg_snapshot)
                  order by id limit $5)
                 union all
                 (select id, logged_at, version, event_id, tenant_id, user_id, action, origin, targets, traceparent,

@@ -274,7 +274,9 @@ impl Delivering {
         let present = self.next.action != postbound_event::Action::Deleted;
         let doubt = self.doubt();
         let doubt_until = match &doubt {
-            Some(Doubt::Raised { late: Some((after, _)), .. }) => Some(OffsetDateTime::now_utc() + *after),
+            Some(Doubt::Raised { late: Some((after, _)), .. }) => {
+                self.held.doubt_until.max(Some(OffsetDateTime::now_utc() + *after))
+            }
             Some(Doubt::Raised { late: None, .. }) | None => self.held.doubt_until,
             Some(Doubt::Cleared { .. }) => None,
         };
@@ -290,13 +292,14 @@ impl Delivering {
             return None;
         }
         let event = &self.next.event;
-        let late_version = late_version(event.version, self.tries.unknown, self.held.doubt_until.is_some());
-        if event.resend > 0 && event.job.is_none() && late_version == 0 {
-            return Some(Doubt::Cleared { resend: event.resend });
-        }
-        let late = (late_version > 0).then_some((self.context.plan.doubt_after, late_version));
-        if late.is_none() && self.held.doubt_until.is_none() {
-            return None;
+        let is_resend = event.resend > 0 && event.job.is_none();
+        let in_doubt = self.held.doubt_until.is_some();
+        let late =
+            late(event.version, self.tries.unknown, in_doubt, is_resend, self.context.plan.doubt_after);
+        match late {
+            None if is_resend => return Some(Doubt::Cleared { resend: event.resend }),
+            None => return None,
+            Some(_) => {}
         }
         let newest = Event { resend: event.resend + 1, job: None, ..event.clone() };
         let state = Box::new(ParkedState { event: newest, send_as: Some(self.next.action) });
@@ -456,15 +459,24 @@ impl Delivering {
     }
 }
 
-/// The oldest version that may be executed over one that was just delivered; 0: none is in doubt. `in_doubt`: one was
-/// before.
-fn late_version(delivered: i64, unknown: Unknown, in_doubt: bool) -> i64 {
-    if unknown.oldest > delivered {
-        // Of newer ones their own delivery says.
-        return 0;
+/// How long a request may take that could be executed over the version just delivered, and the oldest version it may
+/// carry; None: there is no such request. `in_doubt`: there was one before; `is_resend`: this delivery was the answer to it.
+fn late(
+    delivered: i64,
+    unknown: Unknown,
+    in_doubt: bool,
+    is_resend: bool,
+    after: Duration,
+) -> Option<(Duration, i64)> {
+    // Of newer ones their own delivery says.
+    let older = if unknown.oldest > delivered { 0 } else { unknown.oldest };
+    match (older, in_doubt) {
+        // The doubt there was is about something older, whatever is known of it by now, and as urgent as before.
+        (0, true) if !is_resend => Some((Duration::ZERO, 1)),
+        (0, _) => None,
+        (_, true) => Some((after, 1)),
+        (older, false) => Some((after, older)),
     }
-    // The doubt there was may be forgotten by now, and it was about something older.
-    if in_doubt { unknown.oldest.min(1) } else { unknown.oldest }
 }
 
 /// As operators search for it.
@@ -548,14 +560,25 @@ mod tests {
 
     #[test]
     fn doubt_is_about_the_oldest_version_on_its_way_and_about_any_where_there_was_doubt_before() {
-        let check = |what: &str, (oldest, newest), in_doubt, expected| {
-            assert_eq!(late_version(2, Unknown { oldest, newest }, in_doubt), expected, "{what}");
+        const AFTER: Duration = Duration::from_secs(9);
+        let check = |what: &str, (oldest, newest), in_doubt, is_resend, expected| {
+            let late = late(2, Unknown { oldest, newest }, in_doubt, is_resend, AFTER);
+            assert_eq!(late, expected, "{what}");
         };
-        check("none is on its way", (0, 0), false, 0);
-        check("none is on its way, and what was before is written down", (0, 0), true, 0);
-        check("an older one, and itself", (1, 2), false, 1);
-        check("only itself", (2, 2), false, 2);
-        check("only itself, while an older doubt may be forgotten", (2, 2), true, 1);
-        check("only newer ones", (3, 3), true, 0);
+        check("none is on its way", (0, 0), false, false, None);
+        check("an older doubt stays, and when it is due", (0, 0), true, false, Some((Duration::ZERO, 1)));
+        check("what the doubt asked for", (0, 0), true, true, None);
+        check("an older one, and itself", (1, 2), false, false, Some((AFTER, 1)));
+        check("only itself", (2, 2), false, false, Some((AFTER, 2)));
+        check("only itself, while there is an older doubt", (2, 2), true, false, Some((AFTER, 1)));
+        check("what the doubt asked for ended unknown itself", (2, 2), true, true, Some((AFTER, 1)));
+        check("only newer ones", (3, 3), false, false, None);
+        check(
+            "only newer ones, while there is an older doubt",
+            (3, 3),
+            true,
+            false,
+            Some((Duration::ZERO, 1)),
+        );
     }
 }

@@ -31,7 +31,7 @@ enum Ending {
 /// What is under way.
 enum Work {
     Delivery(Box<Next>),
-    Parking(Park),
+    Parking(Box<Park>),
 }
 
 struct World {
@@ -125,7 +125,7 @@ impl World {
         match step {
             None => {}
             Some(Step::Deliver(next)) => self.work = Some(Work::Delivery(Box::new(next))),
-            Some(Step::Park(park)) => self.work = Some(Work::Parking(park)),
+            Some(Step::Park(park)) => self.work = Some(Work::Parking(Box::new(park))),
             Some(Step::Echo(_)) => panic!("nothing came from the target"),
         }
     }
@@ -133,7 +133,7 @@ impl World {
     fn end(&mut self, ending: Ending) {
         match self.work.take() {
             None => {}
-            Some(Work::Parking(park)) => self.park(park),
+            Some(Work::Parking(park)) => self.park(*park),
             Some(Work::Delivery(next)) => match ending {
                 Ending::Delivered => {
                     let version = next.event.version;
@@ -151,7 +151,7 @@ impl World {
                 Ending::Parked { refused } => {
                     let class = if refused { "permanent" } else { "transient" };
                     let parked = self.lane.park_failed(*next, schedule(class), ParkingCause::Failed);
-                    self.work = parked.map(Work::Parking);
+                    self.work = parked.map(|park| Work::Parking(Box::new(park)));
                 }
             },
         }
