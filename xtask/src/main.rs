@@ -6,6 +6,8 @@
 #![expect(clippy::print_stdout, reason = "a command line's answer belongs on stdout")]
 #![expect(clippy::print_stderr, reason = "and its progress on stderr")]
 
+mod bench;
+mod chaos;
 mod check;
 mod commands;
 mod demo;
@@ -25,6 +27,10 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Chore {
+    /// Measure speed, latency and growth, paired with a bare loop; prints a table
+    Bench(bench::Arguments),
+    /// Put Postbound under faults and check what came of it
+    Chaos(chaos::Arguments),
     /// Format, lints, docs and dependency policy: what CI demands besides tests
     Check,
     /// Show Postbound at work: private servers, users that change, and proof that all of it arrives
@@ -38,6 +44,8 @@ enum Chore {
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().chore {
+        Chore::Bench(arguments) => bench::run(arguments).await,
+        Chore::Chaos(arguments) => chaos::run(arguments).await,
         Chore::Check => check::run().await,
         Chore::Demo(arguments) => demo::run(arguments).await,
         Chore::Services(arguments) => services::run(arguments).await,

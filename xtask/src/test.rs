@@ -50,7 +50,8 @@ fn chooses_packages(args: &[OsString]) -> bool {
         .any(|arg| ["-p", "--package", "--workspace"].iter().any(|choice| arg.starts_with(choice)))
 }
 
-fn exit_code(status: ExitStatus) -> ExitCode {
+/// The exit code of a command, for ours.
+pub(crate) fn exit_code(status: ExitStatus) -> ExitCode {
     // A status without a code is a death by signal, which shells tell as 128 and more.
     let code = status.code().unwrap_or(130);
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
