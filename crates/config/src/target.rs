@@ -34,7 +34,7 @@ pub struct Target {
     pub coalesce: bool,
     /// Requests in flight at most, per worker. Default 64.
     pub concurrency: usize,
-    /// Bytes of messages held at most, per worker. Default 64 MiB.
+    /// Bytes of messages held at most, per worker. Default 8 MiB: some hundred messages, which take several times as much when they are read.
     #[serde(with = "units::bytes")]
     pub in_flight_bytes_max: usize,
     /// Messages taken ahead of the acknowledgement, per partition. Default 16.
@@ -98,7 +98,7 @@ impl Default for Target {
             actions: BTreeSet::from([Action::Created, Action::Updated, Action::Deleted]),
             coalesce: true,
             concurrency: 64,
-            in_flight_bytes_max: 64 << 20,
+            in_flight_bytes_max: 8 << 20,
             prefetch_messages: 16,
             timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
