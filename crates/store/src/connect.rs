@@ -5,6 +5,9 @@ use sqlx::{
 };
 use std::{str::FromStr, time::Duration};
 
+/// How long a transaction of relay or worker may wait for its next statement.
+const IDLE_IN_TRANSACTION_MAX: &str = "10s";
+
 /// How to reach Postgres.
 #[derive(Clone)]
 pub struct StoreOptions {
@@ -18,7 +21,8 @@ pub struct StoreOptions {
     pub connect_timeout: Duration,
     /// `application_name` of the connections, as `pg_stat_activity` shows it.
     pub application: &'static str,
-    /// For relay and workers: read and join by index always. Their queries know their index; the planner, with
+    /// For relay and workers, which end a transaction of theirs that stands still, and read and join by index always.
+    /// Their queries know their index; the planner, with
     /// statistics from when a table was small, may think a scan cheaper, and then a backlog takes quadratic time.
     pub by_index: bool,
 }
@@ -71,10 +75,10 @@ impl StoreError {
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::Tls(_)
             | sqlx::Error::Protocol(_) => true,
-            // 08 connection, 40 rollback, 53 resources, 57 operator intervention, 58 system
-            sqlx::Error::Database(db) => {
-                db.code().is_some_and(|code| ["08", "40", "53", "57", "58"].contains(&&code[..2]))
-            }
+            // 08 connection, 40 rollback, 53 resources, 57 operator intervention, 58 system; 25P03 idle in a transaction
+            sqlx::Error::Database(db) => db
+                .code()
+                .is_some_and(|code| ["08", "40", "53", "57", "58"].contains(&&code[..2]) || code == "25P03"),
             _ => false,
         }
     }
@@ -107,6 +111,8 @@ impl Store {
         if options.by_index {
             let off = ["enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"];
             connect = connect.options(off.map(|plan| (plan, "off")));
+            // A process that is frozen within a transaction would keep its rows from those that take over.
+            connect = connect.options([("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_MAX)]);
         }
         let pool = PgPoolOptions::new()
             .max_connections(options.pool_max)

@@ -89,3 +89,19 @@ async fn a_relay_that_is_stopped_hands_over_at_once() {
 async fn a_relay_that_comes_back_from_a_freeze_disturbs_nothing() {
     check(async |relay| relay.signal(Signal::SIGSTOP), |relay| relay.signal(Signal::SIGCONT)).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_frozen_within_a_transaction_does_not_keep_the_cursor_from_the_next() {
+    let installation = Installation::start(Options::default()).await;
+    let frozen = installation.database.store(Role::Relay);
+    let mut transaction = frozen.pool().begin().await.unwrap();
+    sqlx::query("select from postbound.stream_cursor where stream = 'user_state' for update")
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    let _processes = (installation.relay(), installation.worker(&[]));
+    let mut producer = installation.database.connect(Role::Producer).await;
+    emit_states(&mut producer, ("t1", "user"), 10, "created").await;
+    installation.assert_converged().await;
+    sqlx::query("select").execute(&mut *transaction).await.expect_err("it was ended");
+}
