@@ -21,6 +21,15 @@ fn impatient() -> Options {
         .with("targets.backend.breaker.pause_min", "100ms")
 }
 
+/// Leases are as short as requests allow: these tests wait for them to end.
+fn hasty(options: Options) -> Options {
+    options
+        .with("relay.message_events_max", "5")
+        .with("worker.lease", "6s")
+        .with("targets.backend.timeout", "3s")
+        .with("targets.crm.timeout", "3s")
+}
+
 fn dying(installation: &Installation, role: Role, command: &str, place: &str) -> Process {
     installation.spawn(role, &[command], &[("failpoint", place)])
 }
@@ -39,7 +48,7 @@ async fn change(installation: &Installation) {
 }
 
 async fn check_relay(options: Options, place: &str) {
-    let installation = Installation::start(options.with("relay.message_events_max", "5")).await;
+    let installation = Installation::start(hasty(options)).await;
     let _worker = installation.worker(&[]);
     let mut relay = dying(&installation, Role::Relay, "relay", place);
     change(&installation).await;
@@ -72,7 +81,7 @@ async fn a_relay_that_dies_after_it_moved_its_cursor_loses_nothing() {
 }
 
 async fn check_job(place: &str) {
-    let installation = Installation::start(Options::default().with("relay.message_events_max", "5")).await;
+    let installation = Installation::start(hasty(Options::default())).await;
     let _worker = installation.worker(&[]);
     let mut relay = dying(&installation, Role::Relay, "relay", place);
     change(&installation).await;
@@ -115,7 +124,7 @@ async fn a_relay_that_dies_after_it_wrote_down_what_it_sent_of_a_job_sends_each_
 
 /// Of 30 users the backend refuses `refused`, until the worker is dead.
 async fn check_worker(options: Options, refused: Option<&str>, place: &str) {
-    let installation = Installation::start(options.with("relay.message_events_max", "5")).await;
+    let installation = Installation::start(hasty(options)).await;
     if let Some(user) = refused {
         installation.backend.fault(refuses(user, 422)).await;
     }
@@ -182,7 +191,7 @@ async fn parked_users_in_the_hands_of_a_worker_that_dies_are_the_next_ones_at_on
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_dies_as_the_probe_of_a_closed_target_leaves_the_next_probe_to_another() {
     let place = "worker.probe_claimed";
-    let installation = Installation::start(impatient()).await;
+    let installation = Installation::start(hasty(impatient())).await;
     installation.backend.fault(answers(503, &[("Retry-After", "1")])).await;
     let _relay = installation.relay();
     let mut worker = dying(&installation, Role::Worker, "worker", place);
@@ -196,7 +205,7 @@ async fn a_worker_that_dies_as_the_probe_of_a_closed_target_leaves_the_next_prob
 
 /// The worker dies at this place of a letter's way; the letter is there once, and the user's newest state goes out.
 async fn check_letter(place: &str) {
-    let installation = Installation::start(impatient()).await;
+    let installation = Installation::start(hasty(impatient())).await;
     installation.backend.fault(refuses("bad-1", 422)).await;
     let _relay = installation.relay();
     let mut worker = dying(&installation, Role::Worker, "worker", place);
