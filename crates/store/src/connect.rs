@@ -21,9 +21,9 @@ pub struct StoreOptions {
     pub connect_timeout: Duration,
     /// `application_name` of the connections, as `pg_stat_activity` shows it.
     pub application: &'static str,
-    /// For relay and workers, which end a transaction of theirs that stands still, and read and join by index always.
-    /// Their queries know their index; the planner, with
-    /// statistics from when a table was small, may think a scan cheaper, and then a backlog takes quadratic time.
+    /// For relay and workers: end a transaction that stands still, and read and join by index always. Their queries know
+    /// their index; the planner, with statistics from when a table was small, may think a scan cheaper, and then a
+    /// backlog takes quadratic time.
     pub by_index: bool,
 }
 

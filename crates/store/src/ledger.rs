@@ -485,4 +485,4 @@ const SETTLE: &str = "-- settle
        or excluded.delivered_version = l.delivered_version and excluded.delivered_version > 0
     )
     select target, generation, partition
-    from held, (select set_config('idle_in_transaction_session_timeout', '15s', true)) as bounded";
+    from held";

@@ -222,7 +222,8 @@ pub(crate) async fn lock_leases(tx: &mut PgConnection, target: &str) -> Result<(
 /// Holds leases for the rest of the transaction: until then nobody else can take them over. Says of each whether it is
 /// its worker's still; what has no lease is not asked about.
 ///
-/// A worker that is stopped in the middle of the transaction loses it: its partitions are not to wait for it.
+/// A worker that is stopped in the middle of the transaction loses it (`StoreOptions::by_index`): its partitions are not
+/// to wait for it.
 pub(crate) async fn hold_leases<'a>(
     tx: &mut PgConnection,
     leases: impl Iterator<Item = (&'a str, Option<Lease>)> + Clone,
@@ -245,7 +246,7 @@ pub(crate) async fn hold_leases<'a>(
             order by l.target, l.generation, l.partition for share of l
         )
         select target, generation, partition
-        from held, (select set_config('idle_in_transaction_session_timeout', '15s', true)) as bounded",
+        from held",
     )
     .bind(asked.iter().map(|(target, _)| *target).collect::<Vec<_>>())
     .bind(asked.iter().map(|(_, lease)| lease.worker).collect::<Vec<_>>())

@@ -1,7 +1,7 @@
 //! A receiver without a version guard executes a request late, over a newer state. It ends at the newest all the same.
 
-use super::{SOON, emit};
-use postbound_event::{Action, Event, UserKey};
+use super::{SOON, emit, updated};
+use postbound_event::{Event, UserKey};
 use postbound_receiver::Fault;
 use postbound_store::{
     Aftermath, Doubt, DueFilter, Generation, Lease, NextAttempt, ParkedSchedule, ParkedState, Parking,
@@ -139,22 +139,6 @@ fn taken(user: &str, version: i64, under: Option<Lease>) -> Settlement {
     let verdict = Verdict::Delivered { present: true, external_id: None };
     let key = UserKey::new("t0", user);
     Settlement { target: "backend".into(), key, version, verdict, aftermath: None, under }
-}
-
-fn updated(user: &str, version: i64) -> Event {
-    Event {
-        id: uuid::Uuid::new_v4(),
-        log_id: version,
-        key: UserKey::new("t0", user),
-        version,
-        action: Action::Updated,
-        origin: None,
-        traceparent: None,
-        logged_at: OffsetDateTime::now_utc(),
-        data: serde_json::value::RawValue::from_string("{}".to_owned()).unwrap(),
-        resend: 0,
-        job: None,
-    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Schedules of parked users, while operators, breakers and newer states change them at the same time.
 
-use super::{SOON, emit};
-use postbound_event::{Action, Event, UserKey};
+use super::{SOON, emit, updated};
+use postbound_event::UserKey;
 use postbound_receiver::Fault;
 use postbound_store::{
     BreakerCause, BreakerOpening, NextAttempt, Operation, ParkedSchedule, ParkedState, Parking, ParkingCause,
@@ -34,19 +34,7 @@ fn thrice_failed() -> ParkedSchedule {
 
 /// User u of tenant t0 is parked at the backend with one state.
 async fn park(store: &Store, version: i64, schedule: ParkedSchedule, cause: ParkingCause) {
-    let event = Event {
-        id: uuid::Uuid::new_v4(),
-        log_id: version,
-        key: UserKey::new("t0", "u"),
-        version,
-        action: Action::Updated,
-        origin: None,
-        traceparent: None,
-        logged_at: OffsetDateTime::now_utc(),
-        data: serde_json::value::RawValue::from_string("{}".to_owned()).unwrap(),
-        resend: 0,
-        job: None,
-    };
+    let event = updated("u", version);
     let parking = Parking {
         target: "backend".into(),
         key: event.key.clone(),
