@@ -13,6 +13,10 @@ use tokio::{
 
 /// How long one statement may take.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the parkings of one transaction are gathered. Nobody waits for a parking but its own message, and while a
+/// target is dead every change to it is one: written one by one they would share the disk with the ledger of those that
+/// live.
+const PARKINGS_GATHERED: Duration = Duration::from_millis(100);
 /// Waiting calls at most; more wait at the door.
 const QUEUE: usize = 4096;
 
@@ -156,7 +160,7 @@ async fn serve_writes(store: Store, mut queue: mpsc::Receiver<Write>, batch_max:
 
 async fn serve_parkings(store: Store, mut queue: mpsc::Receiver<Parked>, batch_max: usize) {
     let mut batch = Vec::with_capacity(batch_max);
-    while queue.recv_many(&mut batch, batch_max).await > 0 {
+    while gather(&mut queue, &mut batch, batch_max).await {
         batch.retain(|parked| parked.parking.under.is_none() || !parked.reply.is_closed());
         let mut rounds = rounds(batch.drain(..), |parked| (&parked.parking.target, &parked.parking.key));
         while let Some(round) = rounds.pop() {
@@ -174,6 +178,22 @@ async fn serve_parkings(store: Store, mut queue: mpsc::Receiver<Parked>, batch_m
             }
         }
     }
+}
+
+/// What comes within [`PARKINGS_GATHERED`] of the first, or `batch_max` sooner. False: nobody is left to ask.
+async fn gather(queue: &mut mpsc::Receiver<Parked>, batch: &mut Vec<Parked>, batch_max: usize) -> bool {
+    if queue.recv_many(batch, batch_max).await == 0 {
+        return false;
+    }
+    let until = Instant::now() + PARKINGS_GATHERED;
+    while batch.len() < batch_max {
+        let room = batch_max - batch.len();
+        match tokio::time::timeout_at(until, queue.recv_many(batch, room)).await {
+            Ok(0) | Err(_) => break,
+            Ok(_) => {}
+        }
+    }
+    true
 }
 
 /// Entries that can be written by one statement each: of a user there is one in each, in their order. The first to be
