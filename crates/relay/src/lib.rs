@@ -28,6 +28,7 @@ mod last_states;
 mod maintenance;
 mod published;
 mod pulse;
+mod recent;
 mod reconcile;
 mod relay;
 mod settings;

@@ -124,9 +124,8 @@ pub(crate) async fn run_session(
 impl Session {
     async fn run(&mut self, link: &Link, stop: &CancellationToken) -> Result<(), Interrupted> {
         self.health.started();
-        // A window that was begun is finished with the S2 it was begun with.
         if let Some(open) = self.cursor.open.clone() {
-            self.open_window(&open.snapshot, open.confirmed_id).await?;
+            self.reopen(&open).await?;
         }
         let mut confirm_check = tokio::time::interval(Duration::from_secs(1));
         loop {
@@ -156,26 +155,35 @@ impl Session {
 
     /// Is there anything between the last snapshot and the current one?
     async fn look(&mut self) -> Result<(), Interrupted> {
-        let snapshot = self.context.pulse.current().await;
-        if *snapshot != *self.cursor.done {
-            self.open_window(&snapshot, 0).await?;
+        let recent = self.context.pulse.current().await;
+        if *recent.snapshot == *self.cursor.done {
+            return Ok(());
         }
+        self.health.asks();
+        self.window = recent.window(&self.reader, &self.cursor.done).await?;
+        self.opened(&recent.snapshot);
         Ok(())
     }
 
-    async fn open_window(&mut self, snapshot: &str, after_id: i64) -> Result<(), Interrupted> {
+    /// Goes on with a window that was begun, with the S2 it was begun with.
+    async fn reopen(&mut self, open: &OpenWindow) -> Result<(), Interrupted> {
         self.health.asks();
-        self.window = Window::open(&self.reader, &self.cursor.done, snapshot, after_id).await?;
+        self.window =
+            Window::open(&self.reader, &self.cursor.done, &open.snapshot, open.confirmed_id).await?;
+        self.opened(&open.snapshot);
+        Ok(())
+    }
+
+    fn opened(&mut self, snapshot: &str) {
         self.health.progress();
         if self.window.is_some() {
             self.context.pulse.found();
         } else {
             // Nothing of ours was committed in between: S2 may become S1 without being stored.
-            self.cursor.done = snapshot.to_owned();
+            snapshot.clone_into(&mut self.cursor.done);
             self.cursor.open = None;
             self.save_at.get_or_insert_with(|| Instant::now() + SAVE_IDLE_EVERY);
         }
-        Ok(())
     }
 
     fn take_page(&mut self, page: &Page) -> Result<(), Interrupted> {

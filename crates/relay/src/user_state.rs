@@ -8,11 +8,14 @@ use crate::{
 use postbound_store::{Cursor, LogRow, OpenWindow, Saved, Store, USER_STATE_STREAM, within};
 use postbound_telemetry::Component;
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 /// How long applying one page may take.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long changes are gathered after those that were applied: nobody waits for the projection but deletes that follow
+/// upon another change of their user.
+const GATHERED: Duration = Duration::from_millis(50);
 /// How often an idle stream asks whether its cursor was rewound.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// How often S1 is written though nothing of ours was committed: log partitions are kept while it is old.
@@ -59,18 +62,29 @@ impl UserStateStream {
         let mut check = tokio::time::interval(CHECK_EVERY);
         let mut saved_at = Instant::now();
         loop {
-            let (snapshot, after_id) = match &cursor.open {
-                Some(open) => (open.snapshot.clone(), open.confirmed_id),
-                None => (self.pulse.current().await.to_string(), 0),
-            };
-            if snapshot != cursor.done {
-                self.component.busy();
-                let found = self.project_window(&mut cursor, &snapshot, after_id).await?;
-                self.rounds.caught_up();
-                if found {
-                    saved_at = Instant::now();
-                    continue;
+            let (snapshot, window) = match &cursor.open {
+                Some(OpenWindow { snapshot, confirmed_id }) => {
+                    let window = Window::open(&self.reader, &cursor.done, snapshot, *confirmed_id).await?;
+                    (snapshot.clone(), window)
                 }
+                None => {
+                    let recent = self.pulse.current().await;
+                    (recent.snapshot.to_string(), recent.window(&self.reader, &cursor.done).await?)
+                }
+            };
+            if let Some(window) = window {
+                self.component.busy();
+                self.project_window(&mut cursor, window).await?;
+                self.rounds.caught_up();
+                saved_at = Instant::now();
+                sleep(GATHERED).await;
+                continue;
+            }
+            if snapshot != cursor.done {
+                cursor.done = snapshot;
+                cursor.open = None;
+                self.rounds.caught_up();
+                self.component.progress();
             }
             self.component.idle();
             tokio::select! {
@@ -99,19 +113,8 @@ impl UserStateStream {
         }
     }
 
-    /// Applies one window page by page. False: there was nothing in it.
-    async fn project_window(
-        &mut self,
-        cursor: &mut Cursor,
-        snapshot: &str,
-        after_id: i64,
-    ) -> Result<bool, Interrupted> {
-        let Some(mut window) = Window::open(&self.reader, &cursor.done, snapshot, after_id).await? else {
-            cursor.done = snapshot.to_owned();
-            cursor.open = None;
-            self.component.progress();
-            return Ok(false);
-        };
+    /// Applies one window page by page.
+    async fn project_window(&mut self, cursor: &mut Cursor, mut window: Window) -> Result<(), Interrupted> {
         self.pulse.found();
         while !window.all_read {
             let page = window.next_page().await?;
@@ -119,15 +122,15 @@ impl UserStateStream {
                 return Err(Interrupted::ServerChanged);
             }
             if window.all_read {
-                cursor.done = snapshot.to_owned();
+                cursor.done = window.snapshot.clone();
                 cursor.open = None;
             } else {
                 cursor.open =
-                    Some(OpenWindow { snapshot: snapshot.to_owned(), confirmed_id: window.read_id });
+                    Some(OpenWindow { snapshot: window.snapshot.clone(), confirmed_id: window.read_id });
             }
             self.apply(&page.rows, cursor).await?;
         }
-        Ok(true)
+        Ok(())
     }
 
     async fn apply(&self, rows: &[LogRow], cursor: &Cursor) -> Result<(), Interrupted> {

@@ -1,6 +1,7 @@
 use crate::last_states::LastStates;
-use postbound_store::{Page, PageLimits, Store, StoreError, WindowBounds, within};
+use postbound_store::{LogRow, Page, PageLimits, Store, StoreError, WindowBounds, within};
 use std::{sync::Arc, time::Duration};
+use time::OffsetDateTime;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep},
@@ -57,6 +58,17 @@ impl Window {
         let reading = Reading { reader, done, snapshot: snapshot.to_owned(), bounds, sender };
         tokio::spawn(reading.run(after_id));
         Ok(Some(Self { snapshot: snapshot.to_owned(), bounds, read_id: after_id, all_read: false, pages }))
+    }
+
+    /// A window whose rows are known already; there has to be one.
+    pub(crate) fn of(snapshot: &str, rows: Vec<LogRow>, server_started: OffsetDateTime) -> Option<Self> {
+        let (first_id, last_id) = (rows.first()?.id, rows.last()?.id);
+        let (sender, pages) = mpsc::channel(1);
+        let page = Page { rows, is_last: true, server_started: Some(server_started) };
+        // There is room for one.
+        let _ = sender.try_send(Ok(page));
+        let bounds = WindowBounds { first_id, fresh_first_id: first_id, last_id };
+        Some(Self { snapshot: snapshot.to_owned(), bounds, read_id: first_id - 1, all_read: false, pages })
     }
 
     /// The next page. Safe to drop and call again.

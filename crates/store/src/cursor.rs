@@ -113,16 +113,6 @@ impl Store {
         .fetch_optional(&self.pool)
         .await?)
     }
-
-    /// The current snapshot: what is committed, and what is still running.
-    ///
-    /// # Errors
-    /// When Postgres cannot be asked.
-    pub async fn current_snapshot(&self) -> Result<String, StoreError> {
-        Ok(sqlx::query_scalar("-- current_snapshot\nselect pg_current_snapshot()::text")
-            .fetch_one(&self.pool)
-            .await?)
-    }
 }
 
 /// Also run by the user-state stream, inside the transaction of its projection.

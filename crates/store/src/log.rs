@@ -34,6 +34,13 @@ pub struct LogRow {
     pub awaits_state: bool,
 }
 
+impl LogRow {
+    /// Whether it says nothing of the user it deletes but the ids.
+    pub(crate) fn is_bare_delete(&self) -> bool {
+        self.action == "deleted" && self.data == "{}"
+    }
+}
+
 /// The lowest and highest id of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowBounds {
@@ -172,7 +179,7 @@ impl Store {
 /// A row, and for a bare delete the last known state from the projection.
 type Read = (LogRow, Option<String>);
 
-fn log_row(row: &sqlx::postgres::PgRow) -> Result<Read, sqlx::Error> {
+pub(crate) fn log_row(row: &sqlx::postgres::PgRow) -> Result<Read, sqlx::Error> {
     let read = LogRow {
         id: row.try_get(0)?,
         logged_at: row.try_get(1)?,
@@ -193,8 +200,7 @@ fn log_row(row: &sqlx::postgres::PgRow) -> Result<Read, sqlx::Error> {
 /// Gives bare deletes the state before them: the page's own where it has one, which is the exact one, else the
 /// projection's. Ends the page early where the states it repeats would make it too big.
 fn with_last_states(read: Vec<Read>, bytes_max: i64) -> Vec<LogRow> {
-    let is_bare = |row: &LogRow| row.action == "deleted" && row.data == "{}";
-    if !read.iter().any(|(row, _)| is_bare(row)) {
+    if !read.iter().any(|(row, _)| row.is_bare_delete()) {
         return read.into_iter().map(|(row, _)| row).collect();
     }
     let mut rows: Vec<LogRow> = Vec::with_capacity(read.len());
@@ -202,7 +208,7 @@ fn with_last_states(read: Vec<Read>, bytes_max: i64) -> Vec<LogRow> {
     let mut repeated_bytes = 0;
     for (mut row, known) in read {
         let key = (row.tenant_id.clone(), row.user_id.clone());
-        if is_bare(&row) {
+        if row.is_bare_delete() {
             let before = newest.get(&key).map(|place| &rows[*place]);
             let repeats = before.filter(|before| !before.awaits_state);
             (row.data, row.awaits_state) = match (repeats, known) {

@@ -83,6 +83,14 @@ async fn check_costs(database: &TestDatabase, s1: &str, s2: &str, when: &str) {
         cost(database, async |store| assert_eq!(store.window_bounds(s2, s2).await.unwrap(), None)).await;
     assert!(none <= 2, "{when}: an empty window reads {none} rows");
 
+    let news = cost(database, async |store| {
+        let limits = PageLimits { rows: 1000, data_bytes: 1 << 20 };
+        let news = store.news(Some(s1), limits).await.unwrap();
+        assert_eq!(news.rows.unwrap().len(), NEW as usize);
+    })
+    .await;
+    assert!(news <= 2 * NEW, "{when}: news read {news} rows");
+
     let found = WindowBounds { first_id: HISTORY + 1, fresh_first_id: HISTORY + 1, last_id: HISTORY + NEW };
     let limits = PageLimits { rows: 1000, data_bytes: 1 << 20 };
     let page = cost(database, async |store| {

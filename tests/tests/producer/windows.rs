@@ -1,7 +1,7 @@
 //! The relay's windows between snapshots: the interleavings at which outbox readers lose rows.
 
 use super::emit_update;
-use postbound_store::{PageLimits, Store};
+use postbound_store::{LogRow, PageLimits, Store};
 use postbound_tests::{Role, TestDatabase};
 use sqlx::{Connection as _, PgConnection};
 
@@ -22,16 +22,16 @@ impl Reader {
         Self { store: database.store(Role::Relay), done: BEFORE_ALL.to_owned() }
     }
 
-    /// The window from the last snapshot to one taken now, in pages of three rows.
+    /// The window from the last snapshot to one taken now, in pages of three rows. The news since the last are the same
+    /// rows.
     pub(super) async fn next_window(&mut self) -> Vec<Read> {
-        let now = self.snapshot().await;
-        let read = self.window(&now).await;
-        self.done = now;
+        let limits = PageLimits { rows: 10_000, data_bytes: 1 << 24 };
+        let news = self.store.news(Some(&self.done), limits).await.unwrap();
+        let read = self.window(&news.snapshot).await;
+        let told = news.rows.map(|rows| rows.into_iter().map(as_read).collect::<Vec<_>>());
+        assert_eq!(told.as_ref(), Some(&read), "from {} to {}", self.done, news.snapshot);
+        self.done = news.snapshot;
         read
-    }
-
-    async fn snapshot(&self) -> String {
-        sqlx::query_scalar("select pg_current_snapshot()::text").fetch_one(self.store.pool()).await.unwrap()
     }
 
     async fn window(&self, until: &str) -> Vec<Read> {
@@ -44,7 +44,7 @@ impl Reader {
         loop {
             let after_id = read.last().map_or(0, |row| row.0);
             let page = self.store.window_page(window, bounds, after_id, limits).await.unwrap();
-            read.extend(page.rows.into_iter().map(|row| (row.id, row.user_id, row.version)));
+            read.extend(page.rows.into_iter().map(as_read));
             if page.is_last {
                 break;
             }
@@ -53,6 +53,10 @@ impl Reader {
         assert_eq!((read[0].0, read[read.len() - 1].0), (bounds.first_id, bounds.last_id));
         read
     }
+}
+
+fn as_read(row: LogRow) -> Read {
+    (row.id, row.user_id, row.version)
 }
 
 fn users(read: &[Read]) -> Vec<&str> {
@@ -127,7 +131,7 @@ async fn a_running_transaction_that_the_snapshot_does_not_even_list_is_in_the_ne
     // Other databases' transactions may end in between and lift xmax; then it is tried again.
     for attempt in 0..500 {
         let mut reader = Reader::new(&database);
-        reader.done = reader.snapshot().await;
+        reader.done = reader.store.news(None, PageLimits { rows: 0, data_bytes: 0 }).await.unwrap().snapshot;
         let (mut earlier, mut later) = (one.begin().await.unwrap(), two.begin().await.unwrap());
         emit_update(&mut earlier, "earlier").await;
         emit_update(&mut later, "later").await;
