@@ -10,7 +10,6 @@ use crate::{
     stream::StreamContext,
     supervise::keep_streaming,
     user_state::UserStateStream,
-    window::WindowReader,
 };
 use postbound_broker::Broker;
 use postbound_store::{RegisteredTarget, RelayLease, Store, StoreError, within};
@@ -177,11 +176,7 @@ impl Streams {
         let deadline = parts.settings.stream_deadline();
         let user_state = UserStateStream {
             store: parts.store.clone(),
-            reader: WindowReader {
-                store: parts.store.clone(),
-                limits: parts.settings.page_limits(),
-                last_states: None,
-            },
+            rows_max: parts.settings.page_rows,
             lease_token: parts.lease_token,
             pulse: parts.pulse.clone(),
             rounds: parts.rounds.clone(),

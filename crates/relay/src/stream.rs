@@ -93,7 +93,7 @@ pub(crate) async fn run_session(
         reader: WindowReader {
             store: context.store.clone(),
             limits: context.settings.page_limits(),
-            last_states: Some(last_states),
+            last_states,
         },
         context,
         target,

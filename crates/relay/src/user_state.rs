@@ -3,9 +3,9 @@ use crate::{
     last_states::ProjectionRounds,
     pulse::Pulse,
     supervise::{HALTED, Interrupted},
-    window::{Window, WindowReader},
+    window::READ_TIMEOUT,
 };
-use postbound_store::{Cursor, LogRow, OpenWindow, Saved, Store, USER_STATE_STREAM, within};
+use postbound_store::{Cursor, Saved, Store, USER_STATE_STREAM, within};
 use postbound_telemetry::Component;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -22,10 +22,11 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 const SAVE_IDLE_EVERY: Duration = Duration::from_secs(60);
 
 /// The stream that keeps `user_state`, the projection of each user's latest state: like a target's, but it ends in
-/// Postgres, so that rows and cursor move in one transaction.
+/// Postgres, so that rows never leave it and move with the cursor in one transaction.
 pub(crate) struct UserStateStream {
     pub(crate) store: Store,
-    pub(crate) reader: WindowReader,
+    /// Rows of the log that are applied at once.
+    pub(crate) rows_max: u32,
     pub(crate) lease_token: i64,
     pub(crate) pulse: Pulse,
     pub(crate) rounds: ProjectionRounds,
@@ -62,29 +63,19 @@ impl UserStateStream {
         let mut check = tokio::time::interval(CHECK_EVERY);
         let mut saved_at = Instant::now();
         loop {
-            let (snapshot, window) = match &cursor.open {
-                Some(OpenWindow { snapshot, confirmed_id }) => {
-                    let window = Window::open(&self.reader, &cursor.done, snapshot, *confirmed_id).await?;
-                    (snapshot.clone(), window)
-                }
-                None => {
-                    let recent = self.pulse.current().await;
-                    (recent.snapshot.to_string(), recent.window(&self.reader, &cursor.done).await?)
-                }
+            let snapshot = match &cursor.open {
+                Some(open) => open.snapshot.clone(),
+                None => self.pulse.current().await.snapshot.to_string(),
             };
-            if let Some(window) = window {
-                self.component.busy();
-                self.project_window(&mut cursor, window).await?;
-                self.rounds.caught_up();
-                saved_at = Instant::now();
-                sleep(GATHERED).await;
-                continue;
-            }
             if snapshot != cursor.done {
-                cursor.done = snapshot;
-                cursor.open = None;
+                self.component.busy();
+                let found = self.project_window(&mut cursor, &snapshot).await?;
                 self.rounds.caught_up();
-                self.component.progress();
+                if found {
+                    saved_at = Instant::now();
+                    sleep(GATHERED).await;
+                    continue;
+                }
             }
             self.component.idle();
             tokio::select! {
@@ -93,7 +84,7 @@ impl UserStateStream {
                     self.component.busy();
                     self.check_rewound(&cursor).await?;
                     if saved_at.elapsed() > SAVE_IDLE_EVERY {
-                        self.apply(&[], &cursor).await?;
+                        self.save(&cursor).await?;
                         saved_at = Instant::now();
                     }
                 }
@@ -113,33 +104,32 @@ impl UserStateStream {
         }
     }
 
-    /// Applies one window page by page.
-    async fn project_window(&mut self, cursor: &mut Cursor, mut window: Window) -> Result<(), Interrupted> {
+    /// Applies one window page by page. False: there was nothing in it.
+    async fn project_window(&mut self, cursor: &mut Cursor, snapshot: &str) -> Result<bool, Interrupted> {
+        let bounds = self.store.window_bounds(&cursor.done, snapshot);
+        let Some(bounds) = within(READ_TIMEOUT, bounds).await? else {
+            snapshot.clone_into(&mut cursor.done);
+            cursor.open = None;
+            self.component.progress();
+            return Ok(false);
+        };
         self.pulse.found();
-        while !window.all_read {
-            let page = window.next_page().await?;
-            if page.server_started.is_some_and(|started| started != cursor.server_started) {
-                return Err(Interrupted::ServerChanged);
-            }
-            if window.all_read {
-                cursor.done = window.snapshot.clone();
-                cursor.open = None;
-            } else {
-                cursor.open =
-                    Some(OpenWindow { snapshot: window.snapshot.clone(), confirmed_id: window.read_id });
-            }
-            self.apply(&page.rows, cursor).await?;
+        while *cursor.done != *snapshot {
+            let rows_max = self.rows_max;
+            let projected =
+                self.store.project_user_state(cursor, snapshot, bounds, rows_max, self.lease_token);
+            *cursor = within(WRITE_TIMEOUT, projected).await?.ok_or_else(fenced)?;
+            self.component.progress();
         }
-        Ok(())
+        Ok(true)
     }
 
-    async fn apply(&self, rows: &[LogRow], cursor: &Cursor) -> Result<(), Interrupted> {
-        let applied = self.store.project_user_state(rows, cursor, self.lease_token);
-        match within(WRITE_TIMEOUT, applied).await? {
-            Saved::Yes => self.component.progress(),
-            Saved::Fenced => return Err(fenced()),
+    async fn save(&self, cursor: &Cursor) -> Result<(), Interrupted> {
+        let saved = self.store.save_cursor(USER_STATE_STREAM, self.lease_token, cursor);
+        match within(WRITE_TIMEOUT, saved).await? {
+            Saved::Yes => Ok(()),
+            Saved::Fenced => Err(fenced()),
         }
-        Ok(())
     }
 
     /// An idle stream moves no cursor, so it has to ask whether an operator has rewound it.

@@ -8,7 +8,7 @@ use tokio::{
 };
 
 /// How long reading may take; the bounds of a backlog of millions take seconds.
-const READ_TIMEOUT: Duration = Duration::from_secs(120);
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(120);
 /// Pauses between reads of a page that awaits the projection.
 const REREAD_FIRST: Duration = Duration::from_millis(20);
 const REREAD_MAX: Duration = Duration::from_millis(200);
@@ -28,8 +28,7 @@ pub(crate) struct Window {
 pub(crate) struct WindowReader {
     pub(crate) store: Store,
     pub(crate) limits: PageLimits,
-    /// For a target's stream; the projection does not wait for itself.
-    pub(crate) last_states: Option<Arc<LastStates>>,
+    pub(crate) last_states: Arc<LastStates>,
 }
 
 /// The reading of one window.
@@ -105,7 +104,6 @@ impl Reading {
             let window = (self.done.as_str(), self.snapshot.as_str());
             let page = store.window_page(window, self.bounds, after_id, *limits);
             let mut page = within(READ_TIMEOUT, page).await?;
-            let Some(last_states) = last_states else { return Ok(page) };
             match last_states.first_awaiting(&page.rows) {
                 None => return Ok(page),
                 Some(0) if !last_states.is_worth_waiting(since) => return Ok(page),

@@ -92,12 +92,36 @@ const WINDOW_BOUNDS: &str = "-- window_bounds
           and pg_visible_in_snapshot(xid, $2::pg_snapshot)
     ) as late";
 
+/// The rows of a page: parameters are S1, S2, the id it begins after, the last one of the window, rows at most, and the id
+/// after which there are fresh rows.
+//
+// Snapshots stand in subqueries, or they would be parsed for each row.
+macro_rules! page_rows {
+    () => {
+        "(select id, logged_at, version, event_id, tenant_id, user_id, action, origin, targets, traceparent, data
+          from postbound.change_log
+          where id > greatest($3::bigint, $6::bigint) and id <= $4
+            and (xid >= (select pg_snapshot_xmax($1::pg_snapshot))) is true
+            and pg_visible_in_snapshot(xid, (select $2::pg_snapshot))
+          order by id limit $5)
+         union all
+         (select id, logged_at, version, event_id, tenant_id, user_id, action, origin, targets, traceparent, data
+          from postbound.change_log
+          where id > $3 and xid = any(array(select pg_snapshot_xip($1::pg_snapshot)))
+            and pg_visible_in_snapshot(xid, (select $2::pg_snapshot))
+          order by id + 0 limit $5)
+         order by id limit $5"
+    };
+}
+pub(crate) use page_rows;
+
 // A bare delete is read with the last known state, from the projection once that has got to the version before: what
 // it has earlier is older than what the target may hold. One that is ahead has the newest known state, of a life after
 // the delete perhaps: mostly it is by the same e-mail, and a target that knows its users by that has no other way to
 // find the user; one that knows ids is not misled.
 // "offset 0" keeps the look-up from being copied to each place that uses it.
-const WINDOW_PAGE: &str = "-- window_page
+const WINDOW_PAGE: &str = concat!(
+    "-- window_page
     select id, logged_at, version, event_id, tenant_id, user_id, action, origin, targets, traceparent, data, known,
            pg_postmaster_start_time()
     from (
@@ -105,31 +129,21 @@ const WINDOW_PAGE: &str = "-- window_page
                sum(octet_length(data) + coalesce(octet_length(known), 0)) over (order by id)
                    - octet_length(data) - coalesce(octet_length(known), 0) as bytes_before
         from (
-            select page.*, case when action = 'deleted' and data = '{}' then (
+            select id, logged_at, version, event_id, tenant_id, user_id, action, origin, targets, traceparent,
+                   data::text as data,
+                   case when action = 'deleted' and data = '{}' then (
                        select s.data::text from postbound.user_state as s
                        where s.tenant_id = page.tenant_id and s.user_id = page.user_id and s.version >= page.version - 1
                    ) end as known
-            from (
-                (select id, logged_at, version, event_id, tenant_id, user_id, action, origin, targets, traceparent,
-                        data::text as data
-                 from postbound.change_log
-                 where id > greatest($3, $7) and id <= $4
-                   and (xid >= pg_snapshot_xmax($1::pg_snapshot)) is true and pg_visible_in_snapshot(xid, $2::pg_snapshot)
-                 order by id limit $5)
-                union all
-                (select id, logged_at, version, event_id, tenant_id, user_id, action, origin, targets, traceparent,
-                        data::text as data
-                 from postbound.change_log
-                 where id > $3 and xid = any(array(select pg_snapshot_xip($1::pg_snapshot)))
-                   and pg_visible_in_snapshot(xid, $2::pg_snapshot)
-                 order by id + 0 limit $5)
-                order by id limit $5
-            ) as page
+            from (",
+    page_rows!(),
+    ") as page
             offset 0
         ) as known
     ) as measured
-    where bytes_before < $6
-    order by id";
+    where bytes_before < $7
+    order by id"
+);
 
 impl Store {
     /// The lowest and highest id of the window between two snapshots; None when it is empty. One look into the
@@ -164,8 +178,8 @@ impl Store {
             .bind(after_id.max(bounds.first_id - 1))
             .bind(bounds.last_id)
             .bind(limits.rows)
-            .bind(limits.data_bytes)
             .bind(bounds.fresh_first_id - 1)
+            .bind(limits.data_bytes)
             .fetch_all(&self.pool)
             .await?;
         let server_started = found.first().map(|row| row.try_get(12)).transpose()?;
