@@ -9,7 +9,8 @@
 //! Taken as given: what [`crate::source`] proves; that requests not answered within `timeout` are executed within
 //! `doubt_after`, or never; that a quorum queue gives messages back in their order, marked as given out before; and that
 //! statements are atomic. Left out: breakers' own states (they may close at any time), several users in one request, the
-//! number of tries, changes of the target's own origin, and another number of partitions.
+//! number of tries, changes of the target's own origin, another number of partitions, and that an event target's lane reads
+//! what is parked page by page.
 
 mod bounds;
 mod lane;
@@ -20,7 +21,7 @@ mod worker;
 
 pub use bounds::{Change, Faults, Job, Protections};
 use stateright::{Model, Property};
-use store::{ItemState, Store, Write};
+use store::{ItemState, Ledger, Store, Write};
 use target::Target;
 use worker::{Session, WorkerAction};
 
@@ -118,6 +119,11 @@ pub enum Action {
 }
 
 impl Delivery {
+    /// Whether a request that is executed late may undo what came after it.
+    fn has_doubts(&self) -> bool {
+        !self.guards_versions && (self.folds || !self.protections.events_are_undoubted)
+    }
+
     fn event(&self, version: u8) -> Event {
         Event { version, change: self.changes[usize::from(version) - 1], resend: 0, job: None }
     }
@@ -300,6 +306,15 @@ impl Model for Delivery {
                     forgets || model.job.is_some() || !state.target.told_otherwise
                 },
             ),
+            Property::always(
+                "I5: of one event an event target is told once, but by a job",
+                |model: &Self, state: &State| {
+                    model.folds || model.job.is_some() || !state.target.was_told_again()
+                },
+            ),
+            Property::always("I4: no doubt has sent again what is dead", |_, state: &State| {
+                !state.target.told_the_dead
+            }),
             Property::always("I1: no state is sent again without end", |_, state: &State| {
                 state.store.doubt.is_none_or(|doubt| doubt.event.resend < 6)
             }),
@@ -354,6 +369,8 @@ impl State {
         }
         let is_newest = version == self.published
             && (version == 0 || present == (model.event(version).change != Change::Deleted));
-        is_newest || self.store.ledger.dead == self.published && self.store.ledger.delivered < self.published
+        let Ledger { delivered, dead, .. } = self.store.ledger;
+        // What was delivered last is not gone back behind either.
+        is_newest || dead == self.published && delivered < self.published && version >= delivered
     }
 }

@@ -23,6 +23,7 @@ const NONE: Faults = Faults {
 const C: &[Change] = &[Created];
 const CU: &[Change] = &[Created, Updated];
 const CD: &[Change] = &[Created, Deleted];
+const CUU: &[Change] = &[Created, Updated, Updated];
 const CUD: &[Change] = &[Created, Updated, Deleted];
 const CDC: &[Change] = &[Created, Deleted, Created];
 
@@ -97,6 +98,13 @@ fn an_event_target_gets_every_event_in_order() {
     holds("events, replay, refusal, crash", &replay);
 }
 
+#[test]
+fn an_event_target_without_a_guard_gets_every_event_in_order_too() {
+    let model = |changes, faults| Delivery { folds: false, ..guardless(changes, faults) };
+    holds("guardless events, timeout, crash", &model(CUD, Faults { timeouts: 1, crashes: 1, ..NONE }));
+    holds("guardless events, 2 timeouts, refusal", &model(CU, Faults { timeouts: 2, refusals: 1, ..NONE }));
+}
+
 /// Left open: a job beside a worker that dies. What the job sent last may be given out again after live changes have
 /// passed it, and the doubt about it goes then.
 #[test]
@@ -108,6 +116,7 @@ fn a_target_without_a_guard_converges_too() {
     holds("guardless, timeout, crash", &guardless(CDC, Faults { timeouts: 1, crashes: 1, ..NONE }));
     let faults = Faults { timeouts: 1, closings: 1, early_dues: 1, ..NONE };
     holds("guardless, timeout, closing, early due", &guardless(CDC, faults));
+    holds("guardless, 2 timeouts, refusal", &guardless(CUU, Faults { timeouts: 2, refusals: 1, ..NONE }));
     let job = |job, faults| Delivery { job: Some(job), ..guardless(CUD, faults) };
     holds(
         "guardless, replay, timeout, refusal",
@@ -212,6 +221,18 @@ fn a_late_settlement_of_an_old_owner_hides_that_an_older_state_was_sent() {
 fn a_letter_that_forgets_the_doubt_leaves_an_older_state_there() {
     let model = guardless(CU, Faults { crashes: 1, refusals: 1, ..NONE });
     assert_snapshot!(without(model, |p| p.letters_keep_doubt = false));
+}
+
+#[test]
+fn a_letter_that_takes_the_place_of_an_older_doubt_is_sent_again() {
+    let model = guardless(CU, Faults { timeouts: 2, refusals: 1, ..NONE });
+    assert_snapshot!(without(model, |p| p.letters_keep_older_doubt = false));
+}
+
+#[test]
+fn doubt_about_an_event_tells_an_event_target_twice() {
+    let model = Delivery { folds: false, ..guardless(CU, Faults { timeouts: 1, ..NONE }) };
+    assert_snapshot!(without(model, |p| p.events_are_undoubted = false));
 }
 
 #[test]

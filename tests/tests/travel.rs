@@ -1,10 +1,13 @@
 //! Time travel: Postgres or RabbitMQ goes back to an older state of its own. It is found before anything more is published,
 //! `postbound rebase` (or `topology apply`) goes on from there, and everybody ends up with what Postgres says.
 
+mod beats;
 mod database;
 mod dump;
+mod events;
 mod machine;
 mod rabbitmq;
+mod rebasing;
 
 use postbound_tests::{Installation, Process, Role, emit_states, eventually};
 use serde_json::Value;

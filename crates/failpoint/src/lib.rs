@@ -1,6 +1,7 @@
 //! Named places where a process dies on demand: between two steps that no transaction holds together, so that tests
-//! crash it exactly there. `relay` and `worker` name such places; a test picks one by the variable
-//! `POSTBOUND_FAILPOINT=worker.sent`, or the third time it is passed by `worker.sent:3`.
+//! crash it exactly there. `relay`, `worker` and `postbound` name such places; a test picks one by the variable
+//! `POSTBOUND_FAILPOINT=worker.sent`, or the third time it is passed by `worker.sent:3`. `worker.drained!` has only the task
+//! panic that passes it.
 //!
 //! There are none in builds without debug assertions: a release passes them at no cost, whatever the variable says.
 
@@ -18,6 +19,9 @@ pub fn pass(place: &str) {
         && chosen.place == place
         && chosen.passes_left.fetch_sub(1, Ordering::Relaxed) == 1
     {
+        if chosen.panics {
+            std::panic::panic_any(format!("failpoint {place}"));
+        }
         std::process::abort();
     }
     #[cfg(not(debug_assertions))]
@@ -31,6 +35,7 @@ static CHOSEN: LazyLock<Option<Chosen>> =
 #[cfg(debug_assertions)]
 struct Chosen {
     place: String,
+    panics: bool,
     passes_left: AtomicU32,
 }
 
@@ -41,6 +46,7 @@ impl Chosen {
             Some((place, passes)) => (place, passes.parse().ok()?),
             None => (text, 1),
         };
-        Some(Self { place: place.to_owned(), passes_left: AtomicU32::new(passes) })
+        let (place, panics) = place.strip_suffix('!').map_or((place, false), |place| (place, true));
+        Some(Self { place: place.to_owned(), panics, passes_left: AtomicU32::new(passes) })
     }
 }

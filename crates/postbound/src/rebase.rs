@@ -12,8 +12,7 @@ use postbound_broker::{Link, TargetNames};
 use postbound_config::Config;
 use postbound_relay::{Sides, Travel};
 use postbound_store::{
-    CreatedJob, Generation, JobOptions, PastPartition, RebaseOptions, Rebased, RegisteredTarget,
-    ResyncFilter, Store,
+    CreatedJob, Generation, PastPartition, RebaseOptions, Rebased, RegisteredTarget, Store,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -73,6 +72,8 @@ struct Report {
     rebased: Option<Rebased>,
     jobs: Vec<CreatedJob>,
     deleted_queues: usize,
+    /// Why something was left in RabbitMQ that a `topology apply --prune` does.
+    left_undone: Option<String>,
 }
 
 /// `postbound rebase`
@@ -132,7 +133,9 @@ impl Rebase<'_> {
                 self.begin_history(options, &mut report).await?;
             }
         }
-        self.link.declare_witness().await.map_err(failed)?;
+        if let Err(error) = self.link.declare_witness().await {
+            report.left_undone.get_or_insert(error.to_string());
+        }
         self.link.close().await;
         Ok(report)
     }
@@ -159,6 +162,7 @@ impl Rebase<'_> {
             rebased: None,
             jobs: Vec::new(),
             deleted_queues: 0,
+            left_undone: None,
         })
     }
 
@@ -189,37 +193,39 @@ impl Rebase<'_> {
             "foreign_cursors": options.foreign_cursors, "version_floor": options.version_floor,
         });
         let operation = self.args.acting.operation("rebase", asked);
-        let rebased = self.store.rebase(options, &operation).await.map_err(failed)?;
-        report.rebased = Some(rebased);
-        for target in &report.resynced {
-            let filter = ResyncFilter { target: target.clone(), ..ResyncFilter::default() };
-            let operation = self.args.acting.operation("rebase", json!({ "resync": target }));
-            let job = self.store.create_resync_job(&filter, &JobOptions::default(), &operation).await;
-            report.jobs.extend(job.map_err(failed)?);
-        }
+        let (rebased, jobs) = self.store.rebase(options, &operation).await.map_err(failed)?;
+        postbound_failpoint::pass("rebase.committed");
+        (report.rebased, report.jobs) = (Some(rebased), jobs);
         for target in &targets {
             for generation in target.draining.into_iter().chain([target.current()]) {
-                report.deleted_queues += self.delete_generation(target, generation).await?;
+                match self.delete_generation(target, generation).await {
+                    Ok(queues) => report.deleted_queues += queues,
+                    Err(error) => {
+                        report.left_undone = Some(error);
+                        return Ok(());
+                    }
+                }
             }
         }
         Ok(())
     }
 
-    /// Deletes the queues of a generation with all that is in them: messages of the lost future, and copies of what the
-    /// log has.
+    /// Deletes the queues of a generation with all that is in them: messages of the lost future, and of what the log has,
+    /// which reaches its targets with the newest states, or is published again. Nobody reads them any more.
     async fn delete_generation(
         &self,
         target: &RegisteredTarget,
         generation: Generation,
-    ) -> Result<usize, Exit> {
+    ) -> Result<usize, String> {
         let name = &target.registration.name;
         let names = TargetNames::new(name.clone(), generation.number);
         for partition in 0..generation.partitions {
             for queue in [names.queue(partition), names.backfill_queue(partition)] {
-                self.link.delete_queue(&queue).await.map_err(failed)?;
+                self.link.delete_queue(&queue).await.map_err(|error| error.to_string())?;
             }
             let past = PastPartition { generation: generation.number, partition };
-            self.store.forget_past_partition(name, &past).await.map_err(failed)?;
+            let forgotten = self.store.forget_past_partition(name, &past).await;
+            forgotten.map_err(|error| error.to_string())?;
         }
         Ok(usize::from(generation.partitions) * 2)
     }
@@ -267,9 +273,18 @@ fn render_mending(report: &Report) -> String {
     if report.mending == Mending::BeginHistory {
         lines.push(told_of_lost(report));
         lines.extend(report.not_resynced.iter().map(|target| {
-            format!("{target} gets every event: nothing is sent to it again, and what it got of the lost future stays there")
+            format!(
+                "{target} gets every event: it is sent those it has not settled, and nothing again; what it got of the lost \
+                 future stays there"
+            )
         }));
     }
+    lines.extend(
+        report
+            .left_undone
+            .iter()
+            .map(|why| format!("not all is done in RabbitMQ ({why}); run: postbound topology apply --prune")),
+    );
     lines.join("\n")
 }
 

@@ -213,6 +213,9 @@ impl Watch {
         self.unarmed = sides.broker.is_none() && !link.witness_queue().await?.exists;
         self.read_at = Some(Instant::now());
         let verdict = sides.judge();
+        if verdict.is_ok() {
+            self.owe_what_is_behind(&sides);
+        }
         let server_started = sides.database.server.started;
         self.say(&sides, &verdict).await?;
         self.looked.send_replace(Some(Looked { from, server_started, verdict }));
@@ -223,12 +226,32 @@ impl Watch {
     /// late. RabbitMQ itself cannot have gone back without the connection being lost.
     fn restore_overwritten(&mut self, sides: &mut Sides) {
         let Some(own) = &self.confirmed else { return };
-        let is_newest = own.beat == sides.database.beat && own.lineage == sides.database.lineage.to_string();
+        let is_of_now = own.beat <= sides.database.beat && own.lineage == sides.database.lineage.to_string();
         let is_older = |found: &BrokerWitness| found.lineage == own.lineage && found.beat < own.beat;
-        if is_newest && sides.broker.as_ref().is_some_and(is_older) {
-            self.owed = Some(own.clone());
+        if is_of_now && sides.broker.as_ref().is_some_and(is_older) {
+            if own.beat == sides.database.beat {
+                self.owed = Some(own.clone());
+            }
             sides.broker = Some(own.clone());
         }
+    }
+
+    /// A beat that Postgres has and RabbitMQ has not, of a relay that died in between or whose answer from Postgres was lost,
+    /// is owed before there is another: however often that happens, RabbitMQ gets no further behind. Not where it has lost
+    /// messages: it would then look as if it had not.
+    fn owe_what_is_behind(&mut self, sides: &Sides) {
+        let (database, Some(broker)) = (&sides.database, &sides.broker) else { return };
+        let is_newest = |owed: &BrokerWitness| owed.lineage == broker.lineage && owed.beat >= database.beat;
+        let is_owed = self.owed.as_ref().is_some_and(is_newest);
+        if is_owed || broker.lineage != database.lineage.to_string() || broker.beat >= database.beat {
+            return;
+        }
+        self.owed = Some(BrokerWitness {
+            beat: database.beat,
+            version_max: database.version_max.max(broker.version_max),
+            timeline: database.timeline.unwrap_or(database.server.timeline),
+            ..broker.clone()
+        });
     }
 
     async fn is_same_server(&mut self) -> Result<bool, StoreError> {
@@ -293,6 +316,10 @@ impl Watch {
             return Ok(());
         }
         self.pay().await?;
+        if self.owed.is_some() {
+            // Another beat would leave RabbitMQ further behind, as if it had lost messages.
+            return Ok(());
+        }
         let count = self.published.count();
         let seen = within(QUERY_TIMEOUT, self.store.database_witness()).await?;
         let is_same_server =
@@ -308,6 +335,7 @@ impl Watch {
         }
         self.owed = Some(witness(&seen, version_max, &self.published));
         self.told = count;
+        postbound_failpoint::pass("relay.beat_written");
         self.pay().await
     }
 

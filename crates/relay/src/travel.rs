@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 /// How long one question to either side may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Beats RabbitMQ may be behind: one is written to Postgres first, and one may be on its way from a relay that died.
+/// Beats RabbitMQ may be behind: one is written to Postgres first, and one may be of the relay before, written while this one
+/// looked. No relay writes another before RabbitMQ has the last it knows of.
 const BEATS_ON_THEIR_WAY: i64 = 2;
 
 /// Both sides, as they were found.

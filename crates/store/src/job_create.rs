@@ -4,7 +4,7 @@
 use crate::{Operation, Store, StoreError, audit};
 use serde::Serialize;
 use serde_json::{Value, json};
-use sqlx::{PgConnection, types::Json};
+use sqlx::{Connection as _, PgConnection, types::Json};
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -121,38 +121,8 @@ impl Store {
         options: &JobOptions,
         operation: &Operation,
     ) -> Result<Option<CreatedJob>, StoreError> {
-        let mut tx = self.pool.begin().await?;
-        let job_id = insert_job(&mut tx, "resync", &filter.target, options, operation).await?;
-        let (items, skipped): (i64, i64) = sqlx::query_as(concat!(
-            "-- fill_resync_job
-            with items as (
-                insert into postbound.job_item (job_id, item, tenant_id, user_id, version, state, reason, settled_at)
-                select $6, row_number() over (order by tenant_id, user_id), tenant_id, user_id,
-                       case when not wanted then version end,
-                       case when wanted then 'waiting' else 'skipped' end, case when not wanted then 'not_for_this_target' end,
-                       case when not wanted then clock_timestamp() end
-                from (",
-            users_to_resync!(),
-            ") as chosen
-                returning state
-            )
-            select count(*) filter (where state = 'waiting'), count(*) filter (where state = 'skipped') from items"
-        ))
-        .bind(&filter.target)
-        .bind(filter.tenant.as_deref())
-        .bind((!filter.users.is_empty()).then_some(&filter.users))
-        .bind(filter.changed_since)
-        .bind(filter.only_missing)
-        .bind(job_id)
-        .fetch_one(&mut *tx)
-        .await?;
-        if items + skipped == 0 {
-            return Ok(None);
-        }
-        let job = CreatedJob { job_id, target: filter.target.clone(), items, skipped };
-        audit::write(&mut tx, operation, &counts(std::slice::from_ref(&job))).await?;
-        tx.commit().await?;
-        Ok(Some(job))
+        let mut connection = self.pool.acquire().await?;
+        resync(&mut connection, filter, options, operation).await
     }
 
     /// Users a target should hold in a newer state although nothing is on its way to it: changed longer ago than
@@ -213,6 +183,48 @@ impl Store {
         tx.commit().await?;
         Ok(Some(job))
     }
+}
+
+/// In a transaction of its own, or as a part of the one the connection is in.
+pub(crate) async fn resync(
+    connection: &mut PgConnection,
+    filter: &ResyncFilter,
+    options: &JobOptions,
+    operation: &Operation,
+) -> Result<Option<CreatedJob>, StoreError> {
+    let mut tx = connection.begin().await?;
+    let job_id = insert_job(&mut tx, "resync", &filter.target, options, operation).await?;
+    let (items, skipped): (i64, i64) = sqlx::query_as(concat!(
+        "-- fill_resync_job
+        with items as (
+            insert into postbound.job_item (job_id, item, tenant_id, user_id, version, state, reason, settled_at)
+            select $6, row_number() over (order by tenant_id, user_id), tenant_id, user_id,
+                   case when not wanted then version end,
+                   case when wanted then 'waiting' else 'skipped' end, case when not wanted then 'not_for_this_target' end,
+                   case when not wanted then clock_timestamp() end
+            from (",
+        users_to_resync!(),
+        ") as chosen
+            returning state
+        )
+        select count(*) filter (where state = 'waiting'), count(*) filter (where state = 'skipped') from items"
+    ))
+    .bind(&filter.target)
+    .bind(filter.tenant.as_deref())
+    .bind((!filter.users.is_empty()).then_some(&filter.users))
+    .bind(filter.changed_since)
+    .bind(filter.only_missing)
+    .bind(job_id)
+    .fetch_one(&mut *tx)
+    .await?;
+    if items + skipped == 0 {
+        tx.rollback().await?;
+        return Ok(None);
+    }
+    let job = CreatedJob { job_id, target: filter.target.clone(), items, skipped };
+    audit::write(&mut tx, operation, &counts(std::slice::from_ref(&job))).await?;
+    tx.commit().await?;
+    Ok(Some(job))
 }
 
 async fn reconcile(

@@ -138,7 +138,7 @@ impl Store {
                     union all
                     select u.version, u.event_id, 0, u.action, u.origin, null, u.logged_at, u.data::text,
                            postbound.admits(t.actions, t.name, u.action, u.targets)
-                               and (t.fold or (j.kind = 'import' and u.version = 1))
+                               and (t.fold or (j.kind = 'import' and u.version = coalesce(i.version, 1)))
                     from postbound.user_state as u
                     where u.tenant_id = i.tenant_id and u.user_id = i.user_id
                       and (i.letter_id is null or (j.use_current and t.fold))

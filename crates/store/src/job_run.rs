@@ -203,8 +203,8 @@ impl Store {
     }
 
     /// Lets a target's items that are sent, neither settled nor parked, wait to be sent again; to be called when no
-    /// queue has them any more. Gives how many; 0 while a breaker
-    /// of the target is open, since workers hold messages then.
+    /// queue has them any more. Not those that the target is closed to, as a whole or for their tenant: workers hold their
+    /// messages. Gives how many.
     ///
     /// # Errors
     /// When Postgres refuses.
@@ -214,7 +214,7 @@ impl Store {
             update postbound.job_item as i set state = 'waiting'
             from postbound.job as j
             where j.target = $1 and j.finished_at is null and i.job_id = j.job_id and i.state = 'sent'
-              and not exists (select from postbound.breaker as b where b.target = $1)
+              and not exists (select from postbound.breaker as b where b.target = $1 and b.tenant_id in ('', i.tenant_id))
               and not exists (
                   select from postbound.parked_state as p
                   where p.target = j.target and p.tenant_id = i.tenant_id and p.user_id = i.user_id

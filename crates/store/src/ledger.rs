@@ -1,6 +1,10 @@
-use crate::{Lease, ParkedState, Store, StoreError, worker_lease::is_held};
-use postbound_event::{Event, JobPart, UserKey};
-use std::{sync::Arc, time::Duration};
+use crate::{
+    Lease, Store, StoreError,
+    doubt::{Doubt, write_doubts},
+    worker_lease::is_held,
+};
+use postbound_event::{JobPart, UserKey};
+use std::sync::Arc;
 use time::OffsetDateTime;
 
 /// What the ledger says a target holds of a user.
@@ -78,23 +82,6 @@ pub struct Aftermath {
     pub doubt: Option<Doubt>,
     /// Items of jobs that were settled with it, and as what.
     pub items: Vec<(JobPart, ItemOutcome)>,
-}
-
-/// A change of the doubt about what a target without a version guard holds of a user.
-#[derive(Debug, Clone)]
-pub enum Doubt {
-    /// There is none any more: the state was sent once more. What was raised since stays.
-    Cleared {
-        /// Which sending of it this was.
-        resend: u32,
-    },
-    /// A request of unknown outcome may still be executed: this, the newest state, is to be sent again after it.
-    Raised {
-        /// The state, with what the target was told.
-        state: Box<ParkedState>,
-        /// How long such a request may take, and the oldest version it may carry; None: as was written before.
-        late: Option<(Duration, i64)>,
-    },
 }
 
 /// What became of an item of a job.
@@ -302,92 +289,6 @@ const UNPARK_REST: &str = "-- unpark_rest
     from unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) as u (target, tenant_id, user_id, version)
     where p.target = u.target collate \"C\" and p.tenant_id = u.tenant_id collate \"C\"
       and p.user_id = u.user_id collate \"C\"";
-
-async fn write_doubts(tx: &mut sqlx::PgConnection, settlements: &[&Settlement]) -> Result<(), sqlx::Error> {
-    let doubts = || settlements.iter().filter_map(|s| Some((*s, s.aftermath.as_ref()?.doubt.as_ref()?)));
-    let cleared: Vec<(&Settlement, u32)> = doubts()
-        .filter_map(|(settlement, doubt)| match doubt {
-            Doubt::Cleared { resend } => Some((settlement, *resend)),
-            Doubt::Raised { .. } => None,
-        })
-        .collect();
-    if !cleared.is_empty() {
-        sqlx::query(
-            "-- clear_doubts
-            delete from postbound.doubt as d
-            using unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::integer[])
-                as u (target, tenant_id, user_id, version, resend)
-            where d.target = u.target collate \"C\" and d.tenant_id = u.tenant_id collate \"C\"
-              and d.user_id = u.user_id collate \"C\"
-              and (d.version < u.version or d.version = u.version and d.resend <= u.resend)",
-        )
-        .bind(cleared.iter().map(|(s, _)| &*s.target).collect::<Vec<_>>())
-        .bind(cleared.iter().map(|(s, _)| s.key.tenant.as_str()).collect::<Vec<_>>())
-        .bind(cleared.iter().map(|(s, _)| s.key.user.as_str()).collect::<Vec<_>>())
-        .bind(cleared.iter().map(|(s, _)| s.version).collect::<Vec<_>>())
-        .bind(
-            cleared.iter().map(|(_, resend)| i32::try_from(*resend).unwrap_or(i32::MAX)).collect::<Vec<_>>(),
-        )
-        .execute(&mut *tx)
-        .await?;
-    }
-    let raised: Vec<RaisedDoubt<'_>> = doubts()
-        .filter_map(|(settlement, doubt)| match doubt {
-            Doubt::Raised { state, late } => Some((settlement, &**state, *late)),
-            Doubt::Cleared { .. } => None,
-        })
-        .collect();
-    if raised.is_empty() { Ok(()) } else { raise_doubts(tx, &raised).await }
-}
-
-type RaisedDoubt<'a> = (&'a Settlement, &'a ParkedState, Option<(Duration, i64)>);
-
-async fn raise_doubts(tx: &mut sqlx::PgConnection, raised: &[RaisedDoubt<'_>]) -> Result<(), sqlx::Error> {
-    let key = |f: fn(&Settlement) -> &str| raised.iter().map(|(s, ..)| f(s)).collect::<Vec<_>>();
-    let event = |f: fn(&Event) -> i64| raised.iter().map(|(_, state, _)| f(&state.event)).collect::<Vec<_>>();
-    sqlx::query(
-        "-- raise_doubts
-        insert into postbound.doubt as d
-            (target, tenant_id, user_id, key_hash, due_at, version, event_id, log_id, action, send_as, resend, logged_at,
-             data, late_version)
-        select n.target, n.tenant_id, n.user_id, n.key_hash, clock_timestamp() + n.due_in_ms * interval '1 millisecond',
-               n.version, n.event_id, n.log_id, n.action, n.send_as, n.resend, n.logged_at,
-               case when e.user_id is null then n.data::jsonb else '{}' end, n.late_version
-        from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::float8[], $6::bigint[], $7::uuid[],
-                    $8::bigint[], $9::text[], $10::text[], $11::integer[], $12::timestamptz[], $13::text[], $14::bigint[])
-            as n (target, tenant_id, user_id, key_hash, due_in_ms, version, event_id, log_id, action, send_as, resend,
-                  logged_at, data, late_version)
-        left join postbound.erased_user as e
-          on e.tenant_id = n.tenant_id collate \"C\" and e.user_id = n.user_id collate \"C\" and e.version >= n.version
-        where e.user_id is null or n.action = 'deleted'
-        order by n.target collate \"C\", n.tenant_id collate \"C\", n.user_id collate \"C\"
-        on conflict on constraint doubt_pk do update set
-            -- Without a late version of its own it says nothing new of how long to wait.
-            due_at = case when excluded.late_version = 0 then d.due_at else greatest(d.due_at, excluded.due_at) end,
-            version = excluded.version, event_id = excluded.event_id, log_id = excluded.log_id,
-            action = excluded.action, send_as = excluded.send_as, resend = excluded.resend,
-            logged_at = excluded.logged_at, data = excluded.data,
-            late_version = coalesce(least(nullif(d.late_version, 0), nullif(excluded.late_version, 0)), 0)
-            where d.version <= excluded.version",
-    )
-    .bind(key(|s| &s.target))
-    .bind(key(|s| &s.key.tenant))
-    .bind(key(|s| &s.key.user))
-    .bind(raised.iter().map(|(s, ..)| i64::from(s.key.key_hash())).collect::<Vec<_>>())
-    .bind(raised.iter().map(|(.., late)| late.map_or(0.0, |(after, _)| after.as_millis() as f64)).collect::<Vec<_>>())
-    .bind(event(|event| event.version))
-    .bind(raised.iter().map(|(_, state, _)| state.event.id).collect::<Vec<_>>())
-    .bind(event(|event| event.log_id))
-    .bind(raised.iter().map(|(_, state, _)| state.event.action.as_str()).collect::<Vec<_>>())
-    .bind(raised.iter().map(|(_, state, _)| state.send_as.unwrap_or(state.event.action).as_str()).collect::<Vec<_>>())
-    .bind(raised.iter().map(|(_, state, _)| i32::try_from(state.event.resend.max(1)).unwrap_or(i32::MAX)).collect::<Vec<_>>())
-    .bind(raised.iter().map(|(_, state, _)| state.event.logged_at).collect::<Vec<_>>())
-    .bind(raised.iter().map(|(_, state, _)| state.event.data.get()).collect::<Vec<_>>())
-    .bind(raised.iter().map(|(.., late)| late.map_or(0, |(_, version)| version)).collect::<Vec<_>>())
-    .execute(tx)
-    .await?;
-    Ok(())
-}
 
 async fn settle_items(tx: &mut sqlx::PgConnection, settlements: &[&Settlement]) -> Result<(), StoreError> {
     let items: Vec<(JobPart, ItemOutcome)> = settlements

@@ -1,4 +1,4 @@
-//! Users who wait for another attempt, and those whose newest state must be sent once more.
+//! Users who wait for another attempt.
 
 use crate::{Store, StoreError, Unknown};
 use postbound_event::{Action, Event, JobPart, UserKey};
@@ -59,8 +59,10 @@ pub struct ParkedUser {
     pub key: UserKey,
     /// When and why they are tried again.
     pub schedule: ParkedSchedule,
-    /// All states that wait, by version.
+    /// All states that wait, by version; none of them where they were not asked for.
     pub states: Vec<ParkedState>,
+    /// Newest version that waits and was not read; 0: all were.
+    pub unread_up_to: i64,
     /// What is stored in the place of the schedule's own: taking a user adds all states that wait, as whoever took the
     /// user may die with an attempt under way.
     pub unknown_stored: Unknown,
@@ -86,7 +88,7 @@ pub struct DueFilter<'a> {
 }
 
 /// How far a taken user's next attempt is put off: a worker that dies with it delays it by so much.
-const TAKEN_FOR: Duration = Duration::from_secs(60);
+pub(crate) const TAKEN_FOR: Duration = Duration::from_secs(60);
 
 // Two statements rather than one with a condition in its order, which no index serves.
 macro_rules! take_due {
@@ -112,21 +114,32 @@ macro_rules! take_due {
             where p.target = $1 and p.tenant_id = due.tenant_id and p.user_id = due.user_id
             returning p.tenant_id, p.user_id, p.attempts, p.repeats, p.next_attempt_at, p.first_failed_at, p.last_failed_at,
                       p.reason, p.class, p.status, p.detail, due.unknown_oldest, due.unknown_version, p.recent_failures,
-                      p.unknown_oldest as stored_oldest, p.unknown_version as stored_newest")
+                      p.unknown_oldest as stored_oldest, p.unknown_version as stored_newest,
+                      (select s.version from postbound.parked_state as s
+                       where s.target = p.target and s.tenant_id = p.tenant_id and s.user_id = p.user_id
+                       order by s.version desc limit 1) as unread_up_to")
     };
 }
 
 impl Store {
-    /// What is parked of these users; those who are not parked are left out.
+    /// What is parked of these users, `whole` or without their states; those who are not parked are left out.
     ///
     /// # Errors
     /// When Postgres cannot be asked.
-    pub async fn parked(&self, target: &str, keys: &[UserKey]) -> Result<Vec<ParkedUser>, StoreError> {
+    pub async fn parked(
+        &self,
+        target: &str,
+        keys: &[UserKey],
+        whole: bool,
+    ) -> Result<Vec<ParkedUser>, StoreError> {
         let rows = sqlx::query(
             "-- parked_users
             select p.tenant_id, p.user_id, p.attempts, p.repeats, p.next_attempt_at, p.first_failed_at, p.last_failed_at,
                    p.reason, p.class, p.status, p.detail, p.unknown_oldest, p.unknown_version, p.recent_failures,
-                   p.unknown_oldest as stored_oldest, p.unknown_version as stored_newest
+                   p.unknown_oldest as stored_oldest, p.unknown_version as stored_newest,
+                   (select s.version from postbound.parked_state as s
+                    where s.target = p.target and s.tenant_id = p.tenant_id and s.user_id = p.user_id
+                    order by s.version desc limit 1) as unread_up_to
             from unnest($2::text[], $3::text[]) as u (tenant_id, user_id)
             join postbound.parked_user as p
               on p.target = $1 and p.tenant_id = u.tenant_id collate \"C\" and p.user_id = u.user_id collate \"C\"",
@@ -136,15 +149,46 @@ impl Store {
         .bind(keys.iter().map(|key| key.user.as_str()).collect::<Vec<_>>())
         .fetch_all(&self.pool)
         .await?;
-        self.with_states(target, &rows).await
+        let users = parked_users(&rows)?;
+        if whole { self.with_states(target, users).await } else { Ok(users) }
     }
 
-    /// Takes users whose next attempt is due, those who wait longest first. Until the attempt's outcome is written
-    /// they are due again a minute later, or when the partition has a new owner ([`Store::release_taken`]).
+    /// A page of a parked user's states, by version, from the one after `after` on.
     ///
     /// # Errors
     /// When Postgres cannot be asked.
-    pub async fn take_due(&self, filter: &DueFilter<'_>) -> Result<Vec<ParkedUser>, StoreError> {
+    pub async fn parked_states(
+        &self,
+        target: &str,
+        key: &UserKey,
+        after: i64,
+        limit: u16,
+    ) -> Result<Vec<ParkedState>, StoreError> {
+        let rows = sqlx::query(
+            "-- parked_states_page
+            select tenant_id, user_id, version, event_id, log_id, action, send_as, resend, origin, traceparent, logged_at,
+                   job_id, job_item, job_repeats, data::text
+            from postbound.parked_state
+            where target = $1 and tenant_id = $2 and user_id = $3 and version > $4
+            order by version limit $5",
+        )
+        .bind(target)
+        .bind(&key.tenant)
+        .bind(&key.user)
+        .bind(after)
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(parked_state).collect()
+    }
+
+    /// Takes users whose next attempt is due, those who wait longest first, `whole` or without their states. Until the
+    /// attempt's outcome is written they are due again a minute later, or when the partition has a new owner
+    /// ([`Store::release_taken`]).
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked.
+    pub async fn take_due(&self, filter: &DueFilter<'_>, whole: bool) -> Result<Vec<ParkedUser>, StoreError> {
         let owned: Vec<i64> = filter.owned.iter().map(|partition| i64::from(*partition)).collect();
         let rows = sqlx::query(if filter.blameless_first {
             take_due!("attempts > 0, next_attempt_at")
@@ -160,46 +204,8 @@ impl Store {
         .bind(TAKEN_FOR.as_millis() as f64)
         .fetch_all(&self.pool)
         .await?;
-        self.with_states(filter.target, &rows).await
-    }
-
-    /// Takes states to be sent once more because a request of unknown outcome may have put an older one over them. Where
-    /// there was none newer to be put over, the doubt is forgotten.
-    ///
-    /// # Errors
-    /// When Postgres cannot be asked.
-    pub async fn take_due_doubts(&self, filter: &DueFilter<'_>) -> Result<Vec<ParkedState>, StoreError> {
-        let owned: Vec<i64> = filter.owned.iter().map(|partition| i64::from(*partition)).collect();
-        let rows = sqlx::query(
-            "-- take_due_doubts
-            with forgotten as (
-                delete from postbound.doubt
-                where target = $1 and due_at <= clock_timestamp() and version <= late_version
-                  and mod(key_hash, $2) = any($3::bigint[])
-            ), due as materialized (
-                select tenant_id, user_id from postbound.doubt
-                where target = $1 and due_at <= clock_timestamp() and version > late_version
-                  and mod(key_hash, $2) = any($3::bigint[]) and tenant_id <> all($4::text[])
-                order by due_at limit $5 for update skip locked
-            )
-            update postbound.doubt as d
-            set (due_at, taken_until) = (select taken.until, taken.until from (
-                    select clock_timestamp() + $6 * interval '1 millisecond' as until) as taken)
-            from due
-            where d.target = $1 and d.tenant_id = due.tenant_id and d.user_id = due.user_id
-            returning d.tenant_id, d.user_id, d.version, d.event_id, d.log_id, d.action, d.send_as, d.resend,
-                      null::text as origin, null::text as traceparent, d.logged_at,
-                      null::bigint as job_id, null::bigint as job_item, null::boolean as job_repeats, d.data::text",
-        )
-        .bind(filter.target)
-        .bind(i64::from(filter.partitions.max(1)))
-        .bind(owned)
-        .bind(filter.without_tenants)
-        .bind(i64::from(filter.limit))
-        .bind(TAKEN_FOR.as_millis() as f64)
-        .fetch_all(&self.pool)
-        .await?;
-        rows.iter().map(parked_state).collect()
+        let users = parked_users(&rows)?;
+        if whole { self.with_states(filter.target, users).await } else { Ok(users) }
     }
 
     /// Makes users of a partition, one of so many, due whom its last owner took and left without an outcome. For its owner,
@@ -272,8 +278,11 @@ impl Store {
         Ok(version.unwrap_or(0).max(event.version))
     }
 
-    async fn with_states(&self, target: &str, rows: &[PgRow]) -> Result<Vec<ParkedUser>, StoreError> {
-        let mut users = rows.iter().map(parked_user).collect::<Result<Vec<_>, _>>()?;
+    async fn with_states(
+        &self,
+        target: &str,
+        mut users: Vec<ParkedUser>,
+    ) -> Result<Vec<ParkedUser>, StoreError> {
         if users.is_empty() {
             return Ok(users);
         }
@@ -294,12 +303,17 @@ impl Store {
         let mut states =
             states.iter().map(parked_state).collect::<Result<Vec<_>, _>>()?.into_iter().peekable();
         for user in &mut users {
+            user.unread_up_to = 0;
             while let Some(state) = states.next_if(|state| state.event.key == user.key) {
                 user.states.push(state);
             }
         }
         Ok(users)
     }
+}
+
+fn parked_users(rows: &[PgRow]) -> Result<Vec<ParkedUser>, StoreError> {
+    rows.iter().map(parked_user).collect()
 }
 
 fn parked_user(row: &PgRow) -> Result<ParkedUser, StoreError> {
@@ -323,6 +337,7 @@ fn parked_user(row: &PgRow) -> Result<ParkedUser, StoreError> {
             recent_failures: row.try_get("recent_failures")?,
         },
         states: Vec::new(),
+        unread_up_to: row.try_get::<Option<i64>, _>("unread_up_to")?.unwrap_or(0),
         unknown_stored: Unknown {
             oldest: row.try_get("stored_oldest")?,
             newest: row.try_get("stored_newest")?,
@@ -330,7 +345,7 @@ fn parked_user(row: &PgRow) -> Result<ParkedUser, StoreError> {
     })
 }
 
-fn parked_state(row: &PgRow) -> Result<ParkedState, StoreError> {
+pub(crate) fn parked_state(row: &PgRow) -> Result<ParkedState, StoreError> {
     let action =
         |text: String| Action::from_str(&text).map_err(|error| StoreError::Unexpected(error.to_string()));
     let data: String = row.try_get("data")?;

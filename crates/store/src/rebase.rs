@@ -1,6 +1,6 @@
 //! Beginning another history, after Postgres or RabbitMQ went back to an older state of its own.
 
-use crate::{Operation, Store, StoreError, audit};
+use crate::{CreatedJob, JobOptions, Operation, ResyncFilter, Store, StoreError, audit, job_create::resync};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sqlx::{PgConnection, types::Json};
@@ -33,7 +33,8 @@ pub struct Rebased {
     pub parked_states: i64,
     /// Dead letters of the lost future that were discarded.
     pub letters: i64,
-    /// Changes still to be published whose versions were raised with their users'.
+    /// Changes still to be published, or published again to targets that get every event and had not settled them, whose
+    /// versions were raised with their users'.
     pub changes: i64,
 }
 
@@ -47,12 +48,17 @@ pub struct LostUser {
 }
 
 impl Store {
-    /// Raises all versions, gives the targets another generation of queues and begins another history, in one
-    /// transaction. Producers wait until it ends.
+    /// Raises all versions, gives the targets another generation of queues, makes the jobs that send everybody's newest
+    /// state to those that take newest states, and begins another history, in one transaction. Producers wait until it
+    /// ends.
     ///
     /// # Errors
     /// When Postgres refuses; then nothing was changed.
-    pub async fn rebase(&self, options: RebaseOptions, operation: &Operation) -> Result<Rebased, StoreError> {
+    pub async fn rebase(
+        &self,
+        options: RebaseOptions,
+        operation: &Operation,
+    ) -> Result<(Rebased, Vec<CreatedJob>), StoreError> {
         let mut tx = self.pool.begin().await?;
         let done: Json<Rebased> = sqlx::query_scalar("-- rebase\nselect postbound.rebase($1, $2, $3)")
             .bind(options.version_floor)
@@ -67,8 +73,9 @@ impl Store {
             counts.remove("lost_users_shown");
         }
         audit::write(&mut tx, operation, &counts).await?;
+        let jobs = resync_targets(&mut tx, operation).await?;
         tx.commit().await?;
-        Ok(done.0)
+        Ok((done.0, jobs))
     }
 
     /// Has the log published again from its oldest row, to all targets, after RabbitMQ lost messages; gives how many
@@ -100,6 +107,22 @@ impl Store {
         .fetch_one(&self.pool)
         .await?)
     }
+}
+
+/// Changes that wait are not sent to these targets any more: their users' newest states are.
+async fn resync_targets(tx: &mut PgConnection, operation: &Operation) -> Result<Vec<CreatedJob>, StoreError> {
+    let targets: Vec<String> = sqlx::query_scalar(
+        "-- targets_to_resync\nselect name from postbound.target where retired_at is null and fold order by name",
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let mut jobs = Vec::new();
+    for target in targets {
+        let operation = Operation { filter: json!({ "resync": target }), ..operation.clone() };
+        let filter = ResyncFilter { target, ..ResyncFilter::default() };
+        jobs.extend(resync(tx, &filter, &JobOptions::default(), &operation).await?);
+    }
+    Ok(jobs)
 }
 
 async fn rewind_targets(tx: &mut PgConnection) -> Result<u64, StoreError> {

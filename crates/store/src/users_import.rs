@@ -230,8 +230,10 @@ async fn add_items(
     }
     sqlx::query(
         "-- add_import_items
-        insert into postbound.job_item (job_id, item, tenant_id, user_id)
-        select j.job_id, j.last_item + u.place, $2, u.user_id
+        insert into postbound.job_item (job_id, item, tenant_id, user_id, version)
+        select j.job_id, j.last_item + u.place, $2, u.user_id,
+               (select s.version from postbound.user_state as s
+                where s.tenant_id = $2 collate \"C\" and s.user_id = u.user_id collate \"C\")
         from (select o.job_id, coalesce((select max(i.item) from postbound.job_item as i where i.job_id = o.job_id), 0) as last_item
               from unnest($1::bigint[]) as o (job_id)) as j
         cross join unnest($3::text[]) with ordinality as u (user_id, place)",

@@ -1,6 +1,4 @@
-use crate::{
-    context::TargetContext, dead_letters::letter_body, partition::LinkWatch, retry::reconnect_pauses,
-};
+use crate::{context::TargetContext, dead_letters::letter_body, partition::LinkWatch, retry::RestartPauses};
 use futures_util::FutureExt as _;
 use postbound_broker::{BrokerError, Link, Message, PartitionConsumer};
 use postbound_event::decode_batch;
@@ -11,6 +9,7 @@ use std::{
     time::Duration,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::time::Instant;
 
 /// Letters moved in one transaction at most.
 const LETTERS_MAX: u16 = 100;
@@ -29,16 +28,17 @@ enum Interrupted {
 /// Moves a target's dead letters from RabbitMQ into Postgres, where people can search and replay them, as long as the
 /// target is worked for. Several workers may do so side by side: a letter that comes twice is one row.
 pub(crate) async fn keep_archiving(context: Weak<TargetContext>, mut links: LinkWatch, component: Component) {
-    let mut pauses = reconnect_pauses();
+    let mut pauses = RestartPauses::new();
     component.standby("waiting for RabbitMQ");
     loop {
         let Some(link) = next_link(&mut links, &context).await else { break };
+        let started = Instant::now();
         match session(&link, &context, &component).await {
             Ok(()) => break,
             Err(error) => {
                 tracing::warn!(error = %error, "dead letters not archived; trying again");
                 component.not_ready(error.to_string());
-                tokio::time::sleep(pauses.next().unwrap_or(Duration::from_secs(5))).await;
+                tokio::time::sleep(pauses.after(started.elapsed())).await;
             }
         }
     }

@@ -1,8 +1,11 @@
-use crate::retry::reconnect_pauses;
+use crate::retry::RestartPauses;
 use postbound_broker::{Broker, BrokerError, Headers, OutgoingMessage, Publisher, TargetNames, Verdict};
 use postbound_event::{BATCH_CONTENT_TYPE, BatchBuilder, Event, EventHeader};
 use std::{collections::HashMap, sync::Arc};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 /// The worker's way into the dead-letter queues: confirmed, on a connection of its own.
 #[derive(Clone)]
@@ -68,19 +71,18 @@ pub(crate) fn letter_body(event: &Event) -> Vec<u8> {
 
 async fn serve(broker: Broker, mut queue: mpsc::Receiver<Letter>) {
     let mut waiting: HashMap<u64, Letter> = HashMap::new();
-    let mut pauses = reconnect_pauses();
+    let mut pauses = RestartPauses::new();
     loop {
         if waiting.is_empty() {
             let Some(letter) = queue.recv().await else { return };
             waiting.insert(0, letter);
         }
+        let started = Instant::now();
         match session(&broker, &mut queue, &mut waiting).await {
             Ok(()) => return,
             Err(error) => {
                 tracing::warn!(error = %error, "dead letters not published; trying again");
-                if let Some(pause) = pauses.next() {
-                    tokio::time::sleep(pause).await;
-                }
+                tokio::time::sleep(pauses.after(started.elapsed())).await;
             }
         }
     }

@@ -59,7 +59,7 @@ pub(crate) async fn settle_echo(
 ) -> (UserKey, Result<Ended, Abandoned>) {
     let present = event.action != postbound_event::Action::Deleted;
     // A request of unknown outcome may still put an older state over this one, too.
-    let doubt = held.doubt_until.map(|_| {
+    let doubt = held.doubt_until.filter(|_| context.plan.has_doubts()).map(|_| {
         let newest = Event { resend: 1, ..event.clone() };
         let state = Box::new(ParkedState { event: newest, send_as: None });
         Doubt::Raised { state, late: None }
@@ -73,7 +73,9 @@ pub(crate) async fn settle_echo(
         under: context.lease_of(&event.key),
     };
     let committed = context.ledger.settle(settlement).await.map_err(|_| Abandoned);
-    context.counters.skipped.increment(1);
+    if committed.is_ok() {
+        context.counters.skipped.increment(1);
+    }
     let held = Held { delivered_version: event.version, present, ..held };
     let key = event.key.clone();
     (key, committed.map(|()| Ended::Settled(Box::new(event), held, ItemOutcome::Delivered)))
@@ -110,6 +112,7 @@ struct Tries {
 }
 
 impl Delivering {
+    // One waits for each user of all messages held: what is rare is boxed, so that it takes no room in all of them.
     async fn run(mut self) -> Result<Ended, Abandoned> {
         let event = &self.next.event;
         let delivery = Delivery {
@@ -130,7 +133,7 @@ impl Delivering {
             };
             let mut failure = match outcome {
                 Outcome::Delivered { external_id } => return self.delivered(external_id).await,
-                Outcome::Stale { held_version } => return self.stale(held_version).await,
+                Outcome::Stale { held_version } => return Box::pin(self.stale(held_version)).await,
                 Outcome::Failed(failure) => failure,
             };
             if failure.class == FailureClass::Unknown {
@@ -151,9 +154,9 @@ impl Delivering {
             match decision {
                 Decision::TryAgain(pause) => self.pause(&failure, pause).await?,
                 Decision::Park(pause) => return Ok(self.parks_failed(&failure, pause)),
-                Decision::GiveUp => return self.bury(&failure).await,
-                Decision::GiveUpPastHorizon(pause) => match self.is_past_horizon().await {
-                    true => return self.bury(&failure).await,
+                Decision::GiveUp => return Box::pin(self.bury(&failure)).await,
+                Decision::GiveUpPastHorizon(pause) => match Box::pin(self.is_past_horizon()).await {
+                    true => return Box::pin(self.bury(&failure)).await,
                     false => return Ok(self.parks_failed(&failure, pause)),
                 },
             }
@@ -288,7 +291,7 @@ impl Delivering {
     /// What a success leaves of doubt, at a target that does not check versions itself: an older state may still be on
     /// its way there in a request nobody knows the outcome of.
     fn doubt(&self) -> Option<Doubt> {
-        if self.context.plan.guards_versions {
+        if !self.context.plan.has_doubts() {
             return None;
         }
         let event = &self.next.event;
@@ -407,8 +410,9 @@ impl Delivering {
 
     /// What is dead may have been sent without anyone knowing the outcome, and be executed after what comes next. It is
     /// never sent itself, as nothing older than itself is in doubt: whatever is newer finds the doubt and is sent again.
+    /// If there was an older doubt, that stays: what was delivered last is sent again, once the dead one is late no more.
     fn doubt_of_the_dead(&self) -> Option<Doubt> {
-        if self.context.plan.guards_versions || self.tries.unknown.is_none() {
+        if !self.context.plan.has_doubts() || self.tries.unknown.is_none() {
             return None;
         }
         let event = &self.next.event;

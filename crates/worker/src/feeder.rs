@@ -176,9 +176,9 @@ impl Feeder {
     }
 
     async fn hand_out(&self, context: &TargetContext, filter: &DueFilter<'_>) -> Result<usize, StoreError> {
-        let users = context.store.take_due(filter).await?;
+        let users = context.store.take_due(filter, context.plan.registration.fold).await?;
         let doubts = match filter.only_tenant.is_none() && filter.limit > 1 {
-            true => context.store.take_due_doubts(filter).await?,
+            true => context.store.take_due_doubts(filter, context.plan.has_doubts()).await?,
             false => Vec::new(),
         };
         let taken = users.len() + doubts.len();

@@ -29,8 +29,9 @@ pub(crate) enum Source {
 /// Architecture invariant: a lane has at most one delivery under way, and the next starts only when the ledger has
 /// the last. A crash between the two then sends the newest state again, never an older one after it.
 ///
-/// Architecture invariant: of a parked user the lane holds all that is stored, so that parking can replace it whole, or
-/// add to it where every event is delivered.
+/// Architecture invariant: of a parked user the lane holds all that is stored, so that parking can replace it whole. Where
+/// every event is delivered, that may be a lot: then it knows how far what is stored goes, adds to it, and reads it in
+/// pages once it is due.
 #[derive(Debug, Default)]
 pub(crate) struct Lane {
     folds: bool,
@@ -42,6 +43,17 @@ pub(crate) struct Lane {
     schedule: Option<Schedule>,
     /// Versions that may be on their way to the target in requests nobody knows the outcome of.
     unknown: Unknown,
+    /// What is stored and not in the queue.
+    unread: Option<Unread>,
+}
+
+/// States of a parked user that were not read.
+#[derive(Debug, Clone, Copy, Default)]
+struct Unread {
+    /// Versions up to this one were.
+    after: i64,
+    /// The newest of them.
+    up_to: i64,
 }
 
 #[derive(Debug)]
@@ -106,6 +118,17 @@ pub(crate) enum Step {
     Echo(Event),
     /// Store what waits, with the schedule of the next attempt.
     Park(Park),
+    /// Read the next of what is stored, from the version after this one on.
+    Read { after: i64 },
+}
+
+/// What reading a page of what is stored came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Read {
+    /// The lane goes on.
+    GoesOn,
+    /// All that is stored is settled: it was parked late, by a worker that had lost its lease.
+    NothingLeft,
 }
 
 /// The state a lane wants to deliver next.
@@ -151,6 +174,7 @@ impl Lane {
         let mut lane = Self::new(held, folds);
         lane.unknown = parked.schedule.unknown;
         lane.restore(parked.states);
+        lane.leave_unread(parked.unread_up_to);
         lane.schedule = Some(Schedule { parked: parked.schedule, due });
         lane
     }
@@ -165,8 +189,9 @@ impl Lane {
             return;
         }
         self.restore(parked.states);
+        self.leave_unread(parked.unread_up_to);
         // What was taken may have been delivered before it got here.
-        if !self.queue.is_empty() {
+        if !self.queue.is_empty() || self.unread.is_some() {
             self.held.parked = true;
             self.schedule = Some(Schedule { parked: parked.schedule, due: true });
         }
@@ -217,7 +242,9 @@ impl Lane {
             }
             Err(place) => {
                 let is_newest = place == self.queue.len();
-                if !is_newest && self.queue.iter().skip(place).any(|newer| newer.stored) && item.is_none() {
+                let is_below_stored = self.unread.is_some_and(|unread| event.version <= unread.up_to)
+                    || self.queue.iter().skip(place).any(|newer| newer.stored);
+                if is_below_stored && item.is_none() {
                     // What is stored was stored in order: whatever is below it and not there is settled.
                     return Entered::Settled;
                 }
@@ -242,10 +269,11 @@ impl Lane {
     /// Where states fold, those that wait give way to the newest, up to and including the next delete: a delete is
     /// never folded away, and what follows it is a step of its own.
     pub(crate) fn start(&mut self, closed: bool) -> Option<Step> {
-        if self.running.is_some() || self.queue.is_empty() {
+        if self.running.is_some() || self.queue.is_empty() && self.unread.is_none() {
             return None;
         }
-        if self.queue[0].echo && (self.queue.len() == 1 || !self.folds) {
+        let is_echo = self.queue.front().is_some_and(|queued| queued.echo);
+        if is_echo && (self.queue.len() == 1 || !self.folds) {
             return self.queue.pop_front().map(|queued| {
                 self.running = Some(Running { echo: true, ..Running::of(queued.event.version, queued.tags) });
                 Step::Echo(queued.event)
@@ -256,6 +284,12 @@ impl Lane {
             // What is stored comes back when it is due; one that was due and cannot be tried is due again at once.
             let waits_stored = !due && self.queue.iter().all(|queued| queued.stored);
             return (!waits_stored).then(|| Step::Park(self.park(None)));
+        }
+        if let Some(Unread { after, .. }) = self.unread
+            && self.queue.front().is_none_or(|queued| queued.event.version > after)
+        {
+            self.running = Some(Running::default());
+            return Some(Step::Read { after });
         }
         let (queued, folded) = self.next_step()?;
         let stored = queued.stored && queued.send_as.is_some() && folded.events == 0;
@@ -318,8 +352,30 @@ impl Lane {
     pub(crate) fn parked_now(&mut self, states: Vec<ParkedState>) -> (Vec<Tag>, Vec<(JobPart, ItemOutcome)>) {
         self.held.parked = true;
         let Running { tags, late_items, .. } = self.running.take().unwrap_or_default();
-        self.restore(states);
+        if self.folds {
+            self.restore(states);
+        } else {
+            // What was read is left, too: it may wait for long.
+            self.unread = self.unread.map(|unread| Unread { after: 0, ..unread });
+            self.leave_unread(states.last().map_or(0, |state| state.event.version));
+        }
         (tags, late_items.into_iter().map(|(item, _)| (item, ItemOutcome::Superseded)).collect())
+    }
+
+    /// The next states that are stored were read; `all`: there are no more of them.
+    pub(crate) fn read(&mut self, states: Vec<ParkedState>, all: bool) -> Read {
+        self.running = None;
+        let after = states.last().map_or(0, |state| state.event.version);
+        self.unread = self.unread.filter(|unread| !all && after < unread.up_to);
+        if let Some(unread) = &mut self.unread {
+            unread.after = after;
+        }
+        self.restore(states);
+        if self.unread.is_some() || self.queue.iter().any(|queued| queued.stored) {
+            return Read::GoesOn;
+        }
+        self.schedule = None;
+        Read::NothingLeft
     }
 
     /// The delivery under way is in the ledger: `held` is what that says now, `outcome` what it came to. Gives the
@@ -332,7 +388,8 @@ impl Lane {
         held: Held,
         outcome: ItemOutcome,
     ) -> (Vec<Tag>, Vec<(JobPart, ItemOutcome)>) {
-        let still_parked = self.held.parked && self.queue.iter().any(|queued| queued.stored);
+        let is_stored = self.unread.is_some() || self.queue.iter().any(|queued| queued.stored);
+        let still_parked = self.held.parked && is_stored;
         self.held = Held { parked: still_parked, ..held };
         let running = self.running.take().unwrap_or_default();
         let mut tags = running.tags;
@@ -360,12 +417,13 @@ impl Lane {
         )
     }
 
-    /// Sends a settled state once more, in doubt about `unknown` versions.
+    /// Sends a settled state once more, in doubt about `unknown` versions. Where every event is delivered, none undoes
+    /// another.
     fn send_again(&mut self, event: Event, unknown: Unknown) {
         self.unknown = self.unknown.and(unknown);
         // An item with that very state says the same.
         let is_next = self.queue.front().is_some_and(|queued| queued.event.version == event.version);
-        if unknown.is_none() || is_next {
+        if unknown.is_none() || is_next || !self.folds {
             return;
         }
         let event = Event { resend: event.resend + 1, job: None, ..event };
@@ -379,11 +437,12 @@ impl Lane {
 
     /// Nothing is under way, and nothing waits that is not stored.
     pub(crate) fn is_idle(&self) -> bool {
-        let waits_stored = || {
-            self.schedule.as_ref().is_some_and(|schedule| !schedule.due)
-                && self.queue.iter().all(|queued| queued.stored)
+        let is_due = self.schedule.as_ref().is_none_or(|schedule| schedule.due);
+        let has_no_step = match is_due {
+            true => self.queue.is_empty() && self.unread.is_none(),
+            false => self.queue.iter().all(|queued| queued.stored),
         };
-        self.running.is_none() && (self.queue.is_empty() || waits_stored())
+        self.running.is_none() && has_no_step
     }
 
     fn is_settled(&self, event: &Event) -> bool {
@@ -411,6 +470,7 @@ impl Lane {
     /// Whether the target holds everything that was wanted before what comes now (decision 14).
     fn holds_all_before(&self) -> bool {
         self.queue.is_empty()
+            && self.unread.is_none()
             && self.running.is_none()
             && self.schedule.is_none()
             && self.held.dead_version <= self.held.delivered_version
@@ -473,6 +533,14 @@ impl Lane {
         self.running = Some(running);
         self.schedule = Some(Schedule { parked: schedule.clone(), due: false });
         Park { schedule, cause, states, writes, superseded }
+    }
+
+    /// There is more stored, up to that version; 0: there is not. What the feeder read may be from before the last parking.
+    fn leave_unread(&mut self, up_to: i64) {
+        if up_to > 0 {
+            let Unread { after, up_to: before } = self.unread.unwrap_or_default();
+            self.unread = Some(Unread { after, up_to: up_to.max(before) });
+        }
     }
 
     fn restore(&mut self, states: Vec<ParkedState>) {

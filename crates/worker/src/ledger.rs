@@ -87,13 +87,26 @@ impl Ledger {
         answer.await.map_err(|_| LedgerGone)
     }
 
-    /// What is parked of users, for those of whom something is.
+    /// What is parked of users, `whole` or without their states, for those of whom something is.
     pub(crate) async fn parked(
         &self,
         target: &str,
         users: &[UserKey],
+        whole: bool,
     ) -> Result<Vec<ParkedUser>, LedgerGone> {
-        persist("parked users not read", || self.store.parked(target, users)).await.ok_or(LedgerGone)
+        persist("parked users not read", || self.store.parked(target, users, whole)).await.ok_or(LedgerGone)
+    }
+
+    /// A page of a parked user's states, from the one after `after` on.
+    pub(crate) async fn parked_states(
+        &self,
+        target: &str,
+        key: &UserKey,
+        after: i64,
+        limit: u16,
+    ) -> Result<Vec<ParkedState>, LedgerGone> {
+        let read = || self.store.parked_states(target, key, after, limit);
+        persist("parked states not read", read).await.ok_or(LedgerGone)
     }
 
     /// Takes settled states of a parked user out.

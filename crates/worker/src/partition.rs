@@ -1,13 +1,17 @@
 mod intake;
 mod session;
 
-use crate::{context::TargetContext, ledger::LedgerGone, retry::reconnect_pauses};
+use crate::{
+    context::TargetContext,
+    ledger::LedgerGone,
+    retry::{RestartPauses, reconnect_pauses},
+};
 use postbound_broker::{BrokerError, Link, PartitionConsumer};
 use postbound_store::within;
 use postbound_telemetry::Component;
 use session::Session;
 use std::{sync::Arc, time::Duration};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Messages of jobs taken ahead: enough to keep their lanes busy, and little to hold when live ones come.
@@ -47,14 +51,15 @@ pub(crate) enum Interrupted {
 impl Partition {
     /// Runs until drained.
     pub(crate) async fn run(mut self) {
-        let mut pauses = reconnect_pauses();
+        let mut pauses = RestartPauses::new();
         let drain = self.drain.clone();
         loop {
-            let ended = tokio::select! {
-                link = next_link(&mut self.links) => self.session(&link).await,
+            let link = tokio::select! {
+                link = next_link(&mut self.links) => link,
                 () = drain.cancelled() => break,
             };
-            match ended {
+            let started = Instant::now();
+            match self.session(&link).await {
                 Ok(()) => break,
                 // What a drain gives up is the next owner's.
                 Err(Interrupted::Abandoned) if drain.is_cancelled() => break,
@@ -66,9 +71,10 @@ impl Partition {
             }
             tokio::select! {
                 () = drain.cancelled() => break,
-                () = tokio::time::sleep(pauses.next().unwrap_or(Duration::from_secs(5))) => {}
+                () = tokio::time::sleep(pauses.after(started.elapsed())) => {}
             }
         }
+        postbound_failpoint::pass("worker.drained");
         self.component.remove();
     }
 

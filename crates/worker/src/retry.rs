@@ -3,6 +3,9 @@ use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use postbound_target::{Failure, FailureClass};
 use std::time::Duration;
 
+/// What has lasted so long did not fail again at once: the next pause is a short one.
+const LASTED: Duration = Duration::from_secs(30);
+
 /// What a delivery has been through, its last failure included.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct History {
@@ -86,6 +89,23 @@ pub(crate) fn reconnect_pauses() -> ExponentialBackoff {
         .build()
 }
 
+/// The pauses between the sessions of something that starts over whenever it is interrupted.
+pub(crate) struct RestartPauses(ExponentialBackoff);
+
+impl RestartPauses {
+    pub(crate) fn new() -> Self {
+        Self(reconnect_pauses())
+    }
+
+    /// The pause after a session that lasted so long.
+    pub(crate) fn after(&mut self, lasted: Duration) -> Duration {
+        if lasted >= LASTED {
+            *self = Self::new();
+        }
+        self.0.next().unwrap_or(Duration::from_secs(5))
+    }
+}
+
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -164,6 +184,14 @@ mod tests {
         check(bounded(), (12, 12), 5, Verdict::GiveUp);
         check(failure(Transient), (500, 500), 3600, Verdict::Park(secs(60)));
         check(failure(Unknown), (500, 500), 24 * 3600, Verdict::GiveUpPastHorizon(secs(60)));
+    }
+
+    #[test]
+    fn the_first_interruption_after_a_long_session_costs_a_moment_however_many_there_were_before() {
+        let mut pauses = RestartPauses::new();
+        let in_a_row: Vec<_> = (0..10).map(|_| pauses.after(Duration::ZERO)).collect();
+        assert!(in_a_row[0] < secs(1) && in_a_row[9] >= secs(5), "{in_a_row:?}");
+        assert!(pauses.after(LASTED) < secs(1));
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub struct TargetPlan {
     /// When failed deliveries are tried again, and given up.
     pub retry: RetrySchedule,
     /// Whether the target itself refuses older versions. Where it does not, a request of unknown outcome that a newer
-    /// success has overtaken leaves a doubt: the newest state is sent once more.
+    /// success has overtaken leaves a doubt: the newest state is sent once more (not where every event is delivered).
     pub guards_versions: bool,
     /// How long after such a success.
     pub doubt_after: Duration,
@@ -42,6 +42,14 @@ pub struct TargetPlan {
     pub live_share: f64,
     /// For targets that take several users in one request.
     pub batch: Option<BatchSettings>,
+}
+
+impl TargetPlan {
+    /// Whether a request that is executed late may undo what came after it: not where the target refuses older versions,
+    /// nor where each event is one of its own.
+    pub(crate) fn has_doubts(&self) -> bool {
+        !self.guards_versions && self.registration.fold
+    }
 }
 
 /// When the target, and no user, is to blame for failures.

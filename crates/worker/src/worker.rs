@@ -21,7 +21,7 @@ use std::{
 use time::OffsetDateTime;
 use tokio::{
     sync::watch,
-    task::{AbortHandle, JoinSet},
+    task::{AbortHandle, JoinError, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
@@ -144,7 +144,11 @@ impl Worker {
                         beat.reset_after(FIRST_LINK / 50);
                     }
                 }
-                Some(ended) = self.tasks.join_next() => Box::pin(self.ended(ended.ok())).await,
+                Some(ended) = self.tasks.join_next() => {
+                    if let Some(ended) = ended.map_or_else(|error| self.panicked(&error), Some) {
+                        Box::pin(self.ended(ended)).await;
+                    }
+                }
                 () = stop.cancelled(), if !draining => {
                     draining = true;
                     tracing::info!(partitions = self.tasks.len(), "draining");
@@ -315,9 +319,21 @@ impl Worker {
         Ok(())
     }
 
-    /// A partition's task ended: drained, so its lease is free for others.
-    async fn ended(&mut self, ended: Option<PartitionEnded>) {
-        let Some(PartitionEnded { target, generation, number, is_empty }) = ended else { return };
+    /// A partition's task that ended without a word: only a bug makes it. None: it was aborted, and is not missed.
+    fn panicked(&self, error: &JoinError) -> Option<PartitionEnded> {
+        self.served.iter().find_map(|(target, served)| {
+            let mut running = served.running.iter();
+            let (number, running) = running.find(|(_, running)| running.abort.id() == error.id())?;
+            tracing::error!(target.name = %target, partition = number, "the partition's task panicked; its lease is given back");
+            running.component.clone().remove();
+            let (generation, is_empty) = (served.generation.number, false);
+            Some(PartitionEnded { target: target.clone(), generation, number: *number, is_empty })
+        })
+    }
+
+    /// A partition's task ended: drained, or by a bug. Its lease is free for others.
+    async fn ended(&mut self, ended: PartitionEnded) {
+        let PartitionEnded { target, generation, number, is_empty } = ended;
         let Some(served) = self.served.get_mut(&target) else { return };
         // Not one that has begun since in its place.
         let running = served.running.get(&number).filter(|_| served.generation.number == generation);

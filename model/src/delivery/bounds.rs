@@ -70,6 +70,10 @@ pub struct Protections {
     pub doubt_knows_oldest: bool,
     /// A letter leaves the doubt behind that there is.
     pub letters_keep_doubt: bool,
+    /// Where there was doubt already, what was delivered last stays the state to be sent again.
+    pub letters_keep_older_doubt: bool,
+    /// Only where a state may undo another is one sent once more.
+    pub events_are_undoubted: bool,
     /// What the feeder took is compared with what is stored when it is used.
     pub feeds_are_checked: bool,
     /// A resend clears only the doubt it was sent for.
@@ -98,6 +102,8 @@ impl Default for Protections {
             replay_gate: true,
             doubt_knows_oldest: true,
             letters_keep_doubt: true,
+            letters_keep_older_doubt: true,
+            events_are_undoubted: true,
             feeds_are_checked: true,
             resends_clear_their_own: true,
             joining_is_doubtful: true,

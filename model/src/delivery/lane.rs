@@ -207,14 +207,15 @@ impl Lane {
             tags.extend(self.queue.remove(0).tags);
         }
         if model.protections.joining_is_doubtful && !dead {
-            self.send_again(event, late_unknown);
+            self.send_again(model, event, late_unknown);
         }
         (tags, late_item)
     }
 
-    fn send_again(&mut self, event: Option<Event>, unknown: Unknown) {
+    fn send_again(&mut self, model: &Delivery, event: Option<Event>, unknown: Unknown) {
         self.unknown = self.unknown.and(unknown);
-        let Some(event) = event.filter(|_| unknown.newest > 0) else { return };
+        let is_doubtful = unknown.newest > 0 && (model.folds || !model.protections.events_are_undoubted);
+        let Some(event) = event.filter(|_| is_doubtful) else { return };
         if self.queue.first().is_none_or(|queued| queued.event.version != event.version) {
             let event = Event { resend: event.resend + 1, job: None, ..event };
             self.queue
@@ -310,7 +311,7 @@ impl Lane {
     fn is_settled_though_stored(&self, model: &Delivery, event: &Event) -> bool {
         match model.folds || event.job.is_some() || event.resend > 0 {
             true => self.is_settled(model, event),
-            false => event.version <= self.held.delivered,
+            false => event.version <= self.held.delivered || event.version == self.held.dead,
         }
     }
 

@@ -91,8 +91,8 @@ pub(super) fn settles_dead(model: &Delivery, session: &Session, next: &Next, let
     let version = next.event.version;
     let (verdict, unparks, item) = (Verdict::Dead, held.parked, next.item);
     // It is never sent itself: only what is newer needs to know.
-    let raises = model.protections.letters_keep_doubt && !model.guards_versions && next.unknown.newest > 0;
-    let event = Event { job: None, ..next.event };
+    let raises = model.protections.letters_keep_doubt && model.has_doubts() && next.unknown.newest > 0;
+    let event = Event { resend: next.event.resend + 1, job: None, ..next.event };
     let doubt = raises.then_some(DoubtChange::Raised { event, late: Some(version) });
     let settlement = Settlement { version, verdict, unparks, doubt, item };
     let held = Held { dead: held.dead.max(version), parked: false, doubt: held.doubt || raises, ..held };
@@ -100,7 +100,7 @@ pub(super) fn settles_dead(model: &Delivery, session: &Session, next: &Next, let
 }
 
 fn doubt(model: &Delivery, held: &Held, next: &Next) -> Option<DoubtChange> {
-    if model.guards_versions || !model.protections.doubts {
+    if !model.has_doubts() || !model.protections.doubts {
         return None;
     }
     let Next { event, unknown, .. } = next;

@@ -141,6 +141,12 @@ impl Ledger {
     pub(super) fn settled(&self) -> u8 {
         self.delivered.max(self.dead)
     }
+
+    /// Whether only a job may send it again.
+    pub(super) fn is_given_up(&self, event: &Event) -> bool {
+        let is_resend = event.resend > 0 && event.job.is_none();
+        is_resend && event.version == self.dead && self.dead > self.delivered
+    }
 }
 
 impl Held {
@@ -197,6 +203,7 @@ impl Store {
                 let late = late.unwrap_or(0);
                 match &mut self.doubt {
                     None => self.doubt = Some(Doubt { event: *event, late }),
+                    Some(_) if *verdict == Verdict::Dead && model.protections.letters_keep_older_doubt => {}
                     Some(doubt) if doubt.event.version <= event.version => {
                         let late = match model.protections.doubt_knows_oldest {
                             true => older(late, doubt.late),

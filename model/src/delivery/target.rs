@@ -16,6 +16,8 @@ pub(super) struct Target {
     /// An event came before one that is older and was not given up.
     pub(super) skipped: bool,
     pub(super) told_otherwise: bool,
+    /// It was told once more of what the ledger had as dead, by no job.
+    pub(super) told_the_dead: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -66,6 +68,11 @@ impl Target {
         } else {
             self.wire.remove(at);
         }
+    }
+
+    /// Whether it was told of a state under a second key.
+    pub(super) fn was_told_again(&self) -> bool {
+        self.told.iter().any(|(_, resend, _)| *resend > 0)
     }
 
     /// The request a worker waits for.

@@ -317,6 +317,7 @@ pub(super) fn act(model: &Delivery, state: &mut State, w: usize, action: WorkerA
         }
         WorkerAction::Send => {
             if let Some(Work::Ready(next)) = session.work.take() {
+                state.target.told_the_dead |= state.store.ledger.is_given_up(&next.event);
                 state.target.send(next.event, next.told, w);
                 session.work = Some(Work::Sent(next));
             }

@@ -117,6 +117,17 @@ async fn a_worker_without_a_partition_says_it_is_spare_and_takes_over_when_one_g
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_whose_task_panics_while_it_is_drained_goes_to_the_next_worker() {
+    let installation = Installation::start(Options::default().partitions(2)).await;
+    let failpoint = [("failpoint", "worker.drained!")];
+    let dying = installation.spawn(Role::Worker, &["worker", "--target", "backend"], &failpoint);
+    until_shared(&installation, &[&dying], 2).await;
+    let next = installation.worker(&["backend"]);
+    until_shared(&installation, &[&dying, &next], 2).await;
+    assert!(dying.log().contains("panicked"), "{}", dying.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_configured_otherwise_than_registered_serves_nothing_of_that_target() {
     let installation = Installation::start(Options::default()).await;
     let _relay = installation.relay();

@@ -7,7 +7,7 @@ use postbound_store::{
     Aftermath, Doubt, DueFilter, Generation, Lease, NextAttempt, ParkedSchedule, ParkedState, Parking,
     ParkingCause, Settlement, StateWrites, Store, Unknown, Verdict, WorkerId,
 };
-use postbound_tests::{Installation, Options, Role, TestDatabase, eventually, register_targets};
+use postbound_tests::{Installation, Options, Role, TestDatabase, answers, eventually, register_targets};
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -125,6 +125,97 @@ async fn of_two_states_a_dead_worker_may_have_sent_the_older_is_put_right_though
     }
 }
 
+/// Requests of more than half a second are given up, and whoever is refused once is dead.
+fn impatient() -> Options {
+    Options::default()
+        .guardless()
+        .with("targets.backend.timeout", "500ms")
+        .with("targets.backend.connect_timeout", "500ms")
+        .with("targets.backend.retry.schedule", "[\"1s\"]")
+        .with("targets.backend.retry.schedule_jitter", "0.0")
+        .with("targets.backend.retry.permanent_attempts", "1")
+        .with("targets.backend.doubt_after", "6s")
+}
+
+/// The next request about user-1 takes too long.
+fn hangs_once() -> Fault {
+    Fault { for_users: vec!["user-1".to_owned()], times: Some(1), delay_ms: 1_500, ..Fault::default() }
+}
+
+/// What is in doubt: versions, and the oldest that may be late.
+async fn doubts(database: &TestDatabase) -> Vec<(i64, i64)> {
+    sqlx::query_as("select version, late_version from postbound.doubt order by user_id")
+        .fetch_all(database.superuser())
+        .await
+        .unwrap()
+}
+
+async fn until_parked_unknown(installation: &Installation) {
+    eventually("it is parked", SOON, async || {
+        let parked: i64 =
+            sqlx::query_scalar("select count(*) from postbound.parked_user where class = 'unknown'")
+                .fetch_one(installation.database.superuser())
+                .await
+                .unwrap();
+        (parked == 1).then_some(())
+    })
+    .await;
+}
+
+/// It was sent again for ever, and the state an older request may lie over never was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_letter_that_meets_an_older_doubt_is_not_sent_again_and_what_was_delivered_is() {
+    let installation = Installation::start(impatient()).await;
+    let _relay = installation.relay();
+    let _worker = installation.worker(&["backend"]);
+    installation.backend.fault(hangs_once()).await;
+    emit(&installation, "user", 1, "created").await;
+    until_parked_unknown(&installation).await;
+    emit(&installation, "user", 1, "updated").await;
+    eventually("the newer state is in doubt", SOON, async || {
+        (doubts(&installation.database).await == [(2, 1)]).then_some(())
+    })
+    .await;
+    installation.backend.fault(hangs_once()).await;
+    emit(&installation, "user", 1, "updated").await;
+    until_parked_unknown(&installation).await;
+    let refuses = Fault { for_users: vec!["user-1".to_owned()], ..answers(422, &[]) };
+    installation.backend.fault(refuses).await;
+    eventually("it is given up", SOON, async || installation.letters("backend").await.into_iter().next())
+        .await;
+    installation.backend.behave().await;
+    eventually("what was delivered is sent again", SOON, async || {
+        (keys_of(&installation, "user-1", 2).await.len() == 2).then_some(())
+    })
+    .await;
+    eventually("the doubt is gone", SOON, async || {
+        doubts(&installation.database).await.is_empty().then_some(())
+    })
+    .await;
+    let keys = keys_of(&installation, "user-1", 3).await;
+    assert!(keys.len() == 2 && keys[0] == keys[1], "what is dead was sent under a new key: {keys:?}");
+}
+
+/// A workflow would run twice; and of an older event that is late, no newer one is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_target_is_told_no_event_again_because_an_older_one_may_be_late() {
+    let installation = Installation::start(Options { coalesce: false, ..impatient() }).await;
+    let _relay = installation.relay();
+    let _worker = installation.worker(&["backend"]);
+    installation.backend.fault(hangs_once()).await;
+    emit(&installation, "user", 1, "created").await;
+    until_parked_unknown(&installation).await;
+    for version in 2..=3 {
+        emit(&installation, "user", 1, "updated").await;
+        eventually(&format!("version {version} is delivered"), SOON, async || {
+            (delivered_version(&installation.database).await == Some(version)).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(doubts(&installation.database).await, []);
+    assert_eq!(keys_of(&installation, "user-1", 2).await.len(), 1);
+}
+
 /// A success that raises doubt; `late`: a request of that version may still be executed.
 fn doubtful(user: &str, version: i64, late: Option<i64>) -> Settlement {
     let event = Event { resend: 1, ..updated(user, version) };
@@ -188,6 +279,55 @@ async fn doubt_keeps_the_oldest_version_and_is_cleared_only_by_the_sending_it_as
     assert_eq!(row().await, None);
 }
 
+/// What is dead is never sent for a doubt: what was delivered is, once nothing can be executed over it any more.
+#[tokio::test]
+async fn a_letter_postpones_the_doubt_there_is_and_takes_none_of_its_place() {
+    type Row = (i64, i64, i32, OffsetDateTime);
+    let database = TestDatabase::new().await;
+    let store = database.store(Role::Worker);
+    let rows = async || -> Vec<Row> {
+        sqlx::query_as("select version, late_version, resend, due_at from postbound.doubt order by user_id")
+            .fetch_all(database.superuser())
+            .await
+            .unwrap()
+    };
+    let dead = |user: &str, version| {
+        let verdict = Verdict::Dead { reason: "http_422" };
+        Settlement { verdict, ..doubtful(user, version, Some(version)) }
+    };
+    store.settle(&[doubtful("a", 3, Some(1))]).await.unwrap();
+    let before = rows().await;
+    store.settle(&[dead("b", 4), dead("a", 5)]).await.unwrap();
+    let after = rows().await;
+    assert_eq!((after[0].0, after[0].1, after[0].2), (3, 1, 1));
+    assert!(after[0].3 > before[0].3, "the dead one may be executed until then");
+    assert_eq!((after[1].0, after[1].1), (4, 4), "whatever is newer is to be sent again");
+    store.settle(&[doubtful("a", 6, None), doubtful("b", 6, None)]).await.unwrap();
+    assert_eq!(doubts(&database).await, [(6, 1), (6, 4)]);
+}
+
+const DUE: DueFilter<'static> = DueFilter {
+    target: "backend",
+    partitions: 1,
+    owned: &[0],
+    only_tenant: None,
+    without_tenants: &[],
+    limit: 1,
+    blameless_first: false,
+};
+
+#[tokio::test]
+async fn a_doubt_from_before_a_target_wanted_every_event_is_forgotten() {
+    for (has_doubts, taken, left) in [(true, 1, vec![(3, 1)]), (false, 0, vec![])] {
+        let database = TestDatabase::new().await;
+        let store = database.store(Role::Worker);
+        store.settle(&[doubtful("a", 3, Some(1))]).await.unwrap();
+        sqlx::query("update postbound.doubt set due_at = now()").execute(database.superuser()).await.unwrap();
+        assert_eq!(store.take_due_doubts(&DUE, has_doubts).await.unwrap().len(), taken);
+        assert_eq!(doubts(&database).await, left);
+    }
+}
+
 #[tokio::test]
 async fn taking_a_parked_user_writes_down_that_each_of_the_states_may_be_sent() {
     let database = TestDatabase::new().await;
@@ -217,19 +357,11 @@ async fn taking_a_parked_user_writes_down_that_each_of_the_states_may_be_sent() 
         under: None,
     };
     store.park(std::slice::from_ref(&parking)).await.unwrap();
-    let filter = DueFilter {
-        target: "backend",
-        partitions: 1,
-        owned: &[0],
-        only_tenant: None,
-        without_tenants: &[],
-        limit: 1,
-        blameless_first: false,
-    };
-    let user = store.take_due(&filter).await.unwrap().remove(0);
+    let user = store.take_due(&DUE, true).await.unwrap().remove(0);
     assert_eq!(user.schedule.unknown, Unknown::of(3), "as it was");
     assert_eq!(user.unknown_stored, Unknown { oldest: 2, newest: 4 });
-    let read = async || store.parked("backend", std::slice::from_ref(&user.key)).await.unwrap().remove(0);
+    let read =
+        async || store.parked("backend", std::slice::from_ref(&user.key), true).await.unwrap().remove(0);
     let taken = ParkedSchedule { unknown: user.unknown_stored, ..user.schedule.clone() };
     assert_eq!(read().await.schedule, taken, "nobody has written since");
     let unknown = Unknown { oldest: 1, newest: 5 };

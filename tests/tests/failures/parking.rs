@@ -1,8 +1,13 @@
 //! Users who cannot be delivered wait in Postgres, one schedule each, and hold up nobody.
 
-use super::{SOON, emit};
+use super::{SOON, emit, updated};
+use postbound_event::UserKey;
 use postbound_receiver::Fault;
-use postbound_tests::{Installation, Options, answers, eventually};
+use postbound_store::{
+    DueFilter, NextAttempt, ParkedSchedule, ParkedState, Parking, ParkingCause, StateWrites, Unknown,
+};
+use postbound_tests::{Installation, Options, Role, TestDatabase, answers, eventually};
+use std::time::Duration;
 
 /// Parked users of a target and their states: user, version, action, attempts, class.
 async fn parked(installation: &Installation, target: &str) -> Vec<(String, i64, String, i32, String)> {
@@ -65,13 +70,15 @@ async fn a_backlog_of_a_target_that_stays_away_is_one_state_a_user_and_costs_nob
         emit(&installation, "user", 40, "updated").await;
     }
     installation.until_settled(&["crm"]).await;
+    // What has left the queue is in the worker's hands before it is stored.
+    eventually("of each the newest state alone is parked", SOON, async || {
+        let waiting = parked(&installation, "backend").await;
+        let is_newest = |version: i64, attempts: i32| (version, attempts) == (6, 0);
+        let all = waiting.iter().all(|(_, version, _, attempts, _)| is_newest(*version, *attempts));
+        (all && waiting.len() == 40).then_some(())
+    })
+    .await;
     until_queues_are_empty(&installation, "backend").await;
-    let waiting = parked(&installation, "backend").await;
-    assert_eq!(waiting.len(), 40);
-    assert!(
-        waiting.iter().all(|(_, version, _, attempts, _)| (*version, *attempts) == (6, 0)),
-        "{waiting:?}"
-    );
 
     installation.backend.start_again().await;
     installation.assert_converged().await;
@@ -136,8 +143,9 @@ async fn an_event_target_gets_every_parked_event_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_that_waits_is_written_once_however_many_come_after_it() {
-    const EVENTS: i64 = 12;
+async fn an_event_that_waits_is_written_once_however_many_come_after_it_and_they_are_sent_in_order() {
+    // Several pages of them.
+    const EVENTS: i64 = 40;
     let installation = Installation::start(Options { coalesce: false, ..patient() }).await;
     sqlx::raw_sql(
         "create table public.written (operation text);
@@ -165,6 +173,68 @@ async fn an_event_that_waits_is_written_once_however_many_come_after_it() {
             .await
             .unwrap();
     assert_eq!(written, [("INSERT".to_owned(), EVENTS)]);
+    installation.backend.behave().await;
+    retry_now(&installation).await;
+    installation.until_settled(&["backend"]).await;
+    let taken = installation.oracle().taken("s2", "bad-1").await;
+    assert!(taken.iter().map(|(version, _)| *version).eq(1..=EVENTS), "{taken:?}");
+    assert_eq!(parked(&installation, "backend").await, []);
+}
+
+/// Of two hundred users with thousands of events each they would not fit into memory.
+#[tokio::test]
+async fn events_that_wait_are_read_in_pages_and_not_with_their_user() {
+    let database = TestDatabase::new().await;
+    let store = database.store(Role::Worker);
+    let schedule = ParkedSchedule {
+        attempts: 1,
+        repeats: 1,
+        next_attempt: NextAttempt::In(Duration::ZERO),
+        first_failed_at: None,
+        last_failed_at: None,
+        reason: "http_500".to_owned(),
+        class: "transient".to_owned(),
+        status: Some(500),
+        detail: String::new(),
+        unknown: Unknown::default(),
+        recent_failures: Vec::new(),
+    };
+    let states = (1..=40).map(|version| ParkedState { event: updated("a", version), send_as: None });
+    let parking = Parking {
+        target: "backend".into(),
+        key: UserKey::new("t0", "a"),
+        schedule,
+        cause: ParkingCause::Failed,
+        states: states.collect(),
+        writes: StateWrites::All,
+        superseded: Vec::new(),
+        under: None,
+    };
+    store.park(&[parking]).await.unwrap();
+    let filter = DueFilter {
+        target: "backend",
+        partitions: 1,
+        owned: &[0],
+        only_tenant: None,
+        without_tenants: &[],
+        limit: 200,
+        blameless_first: false,
+    };
+    let taken = store.take_due(&filter, false).await.unwrap().remove(0);
+    let read = store.parked("backend", std::slice::from_ref(&taken.key), false).await.unwrap().remove(0);
+    for user in [&taken, &read] {
+        assert_eq!((user.states.len(), user.unread_up_to), (0, 40));
+    }
+    let mut versions: Vec<i64> = Vec::new();
+    for length in [16, 16, 8] {
+        let after = versions.last().copied().unwrap_or(0);
+        let page = store.parked_states("backend", &taken.key, after, 16).await.unwrap();
+        assert_eq!(page.len(), length);
+        versions.extend(page.iter().map(|state| state.event.version));
+    }
+    assert!(versions.into_iter().eq(1..=40));
+    let whole = store.parked("backend", std::slice::from_ref(&taken.key), true).await.unwrap().remove(0);
+    assert_eq!((whole.states.len(), whole.unread_up_to), (40, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

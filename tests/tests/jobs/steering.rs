@@ -1,8 +1,8 @@
 //! How fast, how much at once, and when a job holds still.
 
 use super::{
-    SOON, by_item, execute, items, job_state, number, queued, seed_states, settle_all, start_job,
-    until_items, until_job_is,
+    SOON, by_item, execute, fill_job, items, job_state, number, queued, run_job, seed_states, settle_all,
+    start_job, until_items, until_job_is,
 };
 use postbound_tests::{Installation, Options, eventually};
 use std::time::{Duration, Instant};
@@ -243,6 +243,36 @@ async fn items_that_were_lost_with_their_queue_are_sent_again_and_parked_ones_ar
     assert!(again.len() == 18 && !again.contains_key(&1) && !again.contains_key(&7), "{again:?}");
     assert_eq!(items(&installation, job, "delivered").await, 1);
     until_items(&installation, job, "sent", 19).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn items_that_were_lost_are_sent_again_while_another_tenant_is_paused() {
+    let installation =
+        Installation::start(Options::default().partitions(1).with("relay.job_lost_after", "1s")).await;
+    seed_states(&installation, 20).await;
+    let job = fill_job(&installation, "backend", "resync").await;
+    execute(
+        &installation,
+        &format!(
+            "update postbound.user_state set tenant_id = 't1' where substr(user_id, 6)::integer > 10;
+             insert into postbound.job_item (job_id, item, tenant_id, user_id)
+             select {job}, substr(user_id, 6)::integer, tenant_id, user_id from postbound.user_state;
+             insert into postbound.breaker (target, tenant_id, cause, reason, paused_by, pause_reason)
+             values ('backend', 't1', 'operator', 'paused', 'ada', 'for a week')"
+        ),
+    )
+    .await;
+    run_job(&installation, job, "").await;
+    let _relay = installation.relay();
+    until_items(&installation, job, "sent", 20).await;
+    installation.vhost.delete_queue("postbound.backend.g1.p000.backfill").await;
+    installation.apply_topology().await;
+    let again = eventually("those of the other tenant are sent again", SOON, async || {
+        Some(by_item(&queued(&installation, "backend").await)).filter(|items| !items.is_empty())
+    })
+    .await;
+    assert_eq!(again.into_keys().collect::<Vec<_>>(), (1..=10).collect::<Vec<_>>());
+    until_items(&installation, job, "sent", 20).await;
 }
 
 async fn settle_some(installation: &Installation, job: i64, count: i64) {

@@ -32,7 +32,11 @@ enum Ending {
 enum Work {
     Delivery(Box<Next>),
     Parking(Box<Park>),
+    Reading { after: i64 },
 }
+
+/// States read at once, where every event is delivered.
+const PAGE: usize = 2;
 
 struct World {
     actions: Vec<Action>,
@@ -126,6 +130,7 @@ impl World {
             None => {}
             Some(Step::Deliver(next)) => self.work = Some(Work::Delivery(Box::new(next))),
             Some(Step::Park(park)) => self.work = Some(Work::Parking(Box::new(park))),
+            Some(Step::Read { after }) => self.work = Some(Work::Reading { after }),
             Some(Step::Echo(_)) => panic!("nothing came from the target"),
         }
     }
@@ -134,6 +139,11 @@ impl World {
         match self.work.take() {
             None => {}
             Some(Work::Parking(park)) => self.park(*park),
+            Some(Work::Reading { after }) => {
+                self.read(after);
+                // Nothing comes between the two.
+                self.start(false);
+            }
             Some(Work::Delivery(next)) => match ending {
                 Ending::Delivered => {
                     let version = next.event.version;
@@ -177,13 +187,24 @@ impl World {
                 self.stored.extend(states());
             }
         }
-        assert!(
-            self.stored.keys().copied().eq(states().map(|(version, _)| version)),
-            "the lane holds all that is stored"
-        );
-        self.is_parked = true;
+        let mut versions = states().map(|(version, _)| version);
+        match self.folds {
+            true => assert!(self.stored.keys().copied().eq(versions), "the lane holds all that is stored"),
+            false => assert!(versions.all(|version| self.stored.contains_key(&version)), "or adds to it"),
+        }
+        self.is_parked = !self.stored.is_empty();
         let (tags, _) = self.lane.parked_now(park.states);
         self.settle(tags);
+    }
+
+    fn read(&mut self, after: i64) {
+        let page: Vec<_> =
+            self.stored.range(after + 1..).map(|(_, state)| state.clone()).take(PAGE).collect();
+        let all = page.len() < PAGE;
+        if self.lane.read(page, all) == Read::NothingLeft {
+            self.stored.retain(|version, _| *version > self.held.settled_version());
+            self.is_parked = !self.stored.is_empty();
+        }
     }
 
     fn wake(&mut self) {
@@ -193,9 +214,12 @@ impl World {
     }
 
     fn parked_user(&self) -> ParkedUser {
-        let states = self.stored.values().cloned().collect();
+        let (states, unread_up_to) = match self.folds {
+            true => (self.stored.values().cloned().collect(), 0),
+            false => (Vec::new(), self.stored.keys().last().copied().unwrap_or(0)),
+        };
         let (schedule, unknown_stored) = (schedule("transient"), Unknown::default());
-        ParkedUser { key: UserKey::new("t", "u"), schedule, states, unknown_stored }
+        ParkedUser { key: UserKey::new("t", "u"), schedule, states, unread_up_to, unknown_stored }
     }
 
     /// Each is settled once, and only when all it stands for is delivered, dead, stored or taken by something newer.

@@ -137,7 +137,8 @@ impl Unheld {
     }
 }
 
-/// What the ledger says of users, and what is parked of those who are.
+/// What the ledger says of users, and what is parked of those who are. Where every event is delivered many may wait: their
+/// lanes read them when they are due.
 async fn look_up(
     context: &TargetContext,
     users: Vec<UserKey>,
@@ -151,7 +152,7 @@ async fn look_up(
         held.iter().filter(|(_, held)| held.parked).map(|(key, _)| key.clone()).collect();
     let parked = match parked.is_empty() {
         true => Vec::new(),
-        false => context.ledger.parked(&context.name, &parked).await?,
+        false => context.ledger.parked(&context.name, &parked, context.plan.registration.fold).await?,
     };
     Ok((held, parked.into_iter().map(|user| (user.key.clone(), user)).collect()))
 }

@@ -6,7 +6,7 @@ use crate::{
     context::TargetContext,
     delivery::{self, Abandoned, Ended},
     feeder::Fed,
-    lane::{Arrival, Entered, Lane, Park, Source, Step, Tag},
+    lane::{Arrival, Entered, Lane, Park, Read, Source, Step, Tag},
     ledger::LedgerGone,
 };
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
@@ -25,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 pub(super) const HELD_MAX: Duration = Duration::from_secs(10 * 60);
 /// Parked users brought in by the feeder who may have a lane at a time.
 pub(super) const FED_LANES_MAX: usize = 256;
+/// States of a parked user read at once, where every event is delivered.
+const READ_STATES_MAX: u16 = 16;
 /// A message that was handed out so often is handled event by event: with it, something takes workers down.
 const REDELIVERIES_MAX: u64 = 3;
 
@@ -82,6 +84,8 @@ pub(super) struct Session<'a> {
 enum Done {
     Delivery(UserKey, Result<Ended, Abandoned>),
     Parking(UserKey, Result<Vec<ParkedState>, LedgerGone>),
+    /// The next states of a parked user.
+    Reading(UserKey, Result<Vec<ParkedState>, LedgerGone>),
     /// Items of jobs that needed no delivery; their messages are settled.
     Items(Vec<Tag>, Result<(), LedgerGone>),
     /// A message nobody can read is in the dead-letter queue.
@@ -259,6 +263,7 @@ impl<'a> Session<'a> {
         match lane.start(closed) {
             None => {}
             Some(Step::Park(park)) => self.park(key.clone(), park),
+            Some(Step::Read { after }) => self.read(key.clone(), after),
             Some(Step::Echo(event)) => {
                 let settling = delivery::settle_echo(Arc::clone(context), event, held);
                 self.work.push(Box::pin(settling.map(|(key, ended)| Done::Delivery(key, ended))));
@@ -275,6 +280,14 @@ impl<'a> Session<'a> {
         let context = Arc::clone(&self.partition.context);
         self.work.push(Box::pin(async move {
             Done::Items(Vec::new(), context.ledger.unpark(&context.name, &key, held.settled_version()).await)
+        }));
+    }
+
+    fn read(&mut self, key: UserKey, after: i64) {
+        let context = Arc::clone(&self.partition.context);
+        self.work.push(Box::pin(async move {
+            let states = context.ledger.parked_states(&context.name, &key, after, READ_STATES_MAX).await;
+            Done::Reading(key, states)
         }));
     }
 
@@ -314,6 +327,16 @@ impl<'a> Session<'a> {
             Done::Buried(tag, buried) => {
                 buried.map_err(|_| Interrupted::Abandoned)?;
                 return self.acknowledge(vec![tag]).await;
+            }
+            Done::Reading(key, states) => {
+                let states = states?;
+                let all = states.len() < usize::from(READ_STATES_MAX);
+                let Some(lane) = self.lanes.get_mut(&key) else { return Ok(()) };
+                let held = lane.held();
+                if lane.read(states, all) == Read::NothingLeft {
+                    self.unpark(key.clone(), held);
+                }
+                self.released(&key, |_| Vec::new())
             }
             Done::Parking(key, states) => {
                 let states = states?;
