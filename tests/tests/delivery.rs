@@ -18,6 +18,7 @@ mod shutdown;
 mod stalls;
 mod stream;
 mod tls;
+mod upgrades;
 mod workers;
 
 use postbound_tests::{Installation, Process, Role, emit_states, eventually};
