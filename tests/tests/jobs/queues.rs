@@ -83,7 +83,7 @@ async fn every_item_of_a_resync_ends_once_while_the_partitions_change() {
     let (_relay, _workers) = (installation.relay(), [installation.worker(&[]), installation.worker(&[])]);
     emit(&installation, "user", 600, "created").await;
     installation.assert_converged().await;
-    let job = make(&installation, &["resync", "--target", "crm", "--all", "--rate", "100"]).await;
+    let job = make(&installation, &["resync", "--target", "crm", "--all", "--rate", "40"]).await;
     check_each_item_ends_once(&installation, job).await;
     installation.until_settled(&["backend", "crm"]).await;
     installation.oracle().assert_one_body_per_key().await;
@@ -98,7 +98,7 @@ async fn every_item_of_a_replay_ends_once_while_the_partitions_change() {
     note_endings(&installation).await;
     let (_relay, _workers) = (installation.relay(), [installation.worker(&[]), installation.worker(&[])]);
     execute(&installation, &letters("backend", 600, "http_500", "transient", 500)).await;
-    let job = make(&installation, &["dead-letters", "replay", "--target", "backend", "--rate", "100"]).await;
+    let job = make(&installation, &["dead-letters", "replay", "--target", "backend", "--rate", "40"]).await;
     check_each_item_ends_once(&installation, job).await;
     let held = "select count(*) from receiver.backend_users where user_id like 'u-%' and version = 5";
     assert_eq!(number(&installation, held).await, 600);
