@@ -7,6 +7,8 @@ pub enum Role {
     Relay,
     /// Delivers, keeps the ledger.
     Worker,
+    /// Takes changes in over HTTP.
+    Ingress,
     /// Operates the installation.
     Operator,
     /// Sees counts and states.
@@ -15,7 +17,8 @@ pub enum Role {
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Producer, Self::Relay, Self::Worker, Self::Operator, Self::Viewer];
+    pub const ALL: [Self; 6] =
+        [Self::Producer, Self::Relay, Self::Worker, Self::Ingress, Self::Operator, Self::Viewer];
 
     /// The group role of the schema.
     #[must_use]
@@ -24,6 +27,7 @@ impl Role {
             Self::Producer => "postbound_producer",
             Self::Relay => "postbound_relay",
             Self::Worker => "postbound_worker",
+            Self::Ingress => "postbound_ingress",
             Self::Operator => "postbound_operator",
             Self::Viewer => "postbound_viewer",
         }

@@ -19,8 +19,13 @@ impl TestTarget {
         mode: Mode,
         http: &reqwest::Client,
     ) -> Self {
+        // The backend's workflow is the backend's, too.
+        let contracts = match contract {
+            Contract::S2 => vec![Contract::S0, Contract::S2],
+            other => vec![other],
+        };
         let config = ReceiverConfig {
-            contracts: vec![contract],
+            contracts,
             mode,
             api_key: Some(API_KEY.to_owned()),
             backend_api_key: Some(API_KEY.to_owned()),
@@ -40,7 +45,9 @@ impl TestTarget {
     /// # Panics
     /// When the address is taken.
     pub async fn start_again(&mut self) {
-        let listener = TcpListener::bind(self.address).await.unwrap();
+        // While it was closed, a connection of somebody else's may have been given the port.
+        let bind = async || TcpListener::bind(self.address).await.ok();
+        let listener = eventually("its address is free", Duration::from_secs(30), bind).await;
         self.address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let serving = serve(listener, self.config.clone(), stop.clone());
@@ -61,6 +68,19 @@ impl TestTarget {
         let (task, stop) = self.running.take().expect("it runs no longer");
         stop.cancel();
         task.await.unwrap();
+    }
+
+    /// Serves with other settings from now on, at the same address.
+    pub async fn serve_with(&mut self, change: impl FnOnce(&mut ReceiverConfig)) {
+        change(&mut self.config);
+        self.stop().await;
+        self.start_again().await;
+    }
+
+    /// Where it serves.
+    #[must_use]
+    pub fn base_url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     /// Another key from now on.

@@ -20,7 +20,7 @@ use sqlx::AssertSqlSafe;
 use std::process::Output;
 
 /// An installation without running processes: what they would have written is written by the test.
-async fn idle() -> Installation {
+pub(crate) async fn idle() -> Installation {
     Installation::start(Options::default().partitions(2)).await
 }
 
@@ -30,35 +30,35 @@ async fn run(installation: &Installation, args: &[&str]) -> Output {
 }
 
 /// The exit code and the JSON a command answers.
-async fn answer(installation: &Installation, args: &[&str]) -> (i32, Value) {
+pub(crate) async fn answer(installation: &Installation, args: &[&str]) -> (i32, Value) {
     let output = run(installation, &[args, &["--json"]].concat()).await;
     let answer = serde_json::from_slice(&output.stdout);
     (output.status.code().unwrap(), answer.unwrap_or_else(|error| panic!("{args:?}: {error}: {output:?}")))
 }
 
 /// The JSON of a command that has to succeed.
-async fn done(installation: &Installation, args: &[&str]) -> Value {
+pub(crate) async fn done(installation: &Installation, args: &[&str]) -> Value {
     let (code, answer) = answer(installation, args).await;
     assert_eq!(code, 0, "{args:?}: {answer}");
     answer
 }
 
 /// The exit code and the last word of a command that is refused.
-async fn refused(installation: &Installation, args: &[&str]) -> (i32, String) {
+pub(crate) async fn refused(installation: &Installation, args: &[&str]) -> (i32, String) {
     let output = run(installation, args).await;
     assert!(!output.status.success(), "{args:?}: {output:?}");
     (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
 }
 
 /// Runs statements as the superuser.
-async fn sql(installation: &Installation, statements: &str) {
+pub(crate) async fn sql(installation: &Installation, statements: &str) {
     let ran =
         sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(installation.database.superuser()).await;
     ran.unwrap_or_else(|error| panic!("{statements}: {error}"));
 }
 
 /// One number the superuser reads.
-async fn number(installation: &Installation, query: &str) -> i64 {
+pub(crate) async fn number(installation: &Installation, query: &str) -> i64 {
     let read = sqlx::query_scalar(AssertSqlSafe(query.to_owned()))
         .fetch_one(installation.database.superuser())
         .await;
@@ -84,7 +84,7 @@ pub(crate) fn letters(target: &str, count: u32, reason: &str, class: &str, statu
 }
 
 /// SQL of the newest states of users u-1 to u-`count` of tenant t0, written an hour ago.
-fn states(count: u32, version: i64) -> String {
+pub(crate) fn states(count: u32, version: i64) -> String {
     format!(
         "insert into postbound.user_head select 't0', 'u-' || n, {version}, false from generate_series(1, {count}) as n;
          insert into postbound.user_state (tenant_id, user_id, version, action, event_id, logged_at, data)
@@ -95,7 +95,7 @@ fn states(count: u32, version: i64) -> String {
 }
 
 /// SQL of what a target holds of a user.
-fn held(target: &str, user: &str, version: i64) -> String {
+pub(crate) fn held(target: &str, user: &str, version: i64) -> String {
     format!(
         "insert into postbound.delivery_ledger (target, tenant_id, user_id, delivered_version, present, delivered_at)
          values ('{target}', 't0', '{user}', {version}, true, now());"
@@ -103,7 +103,7 @@ fn held(target: &str, user: &str, version: i64) -> String {
 }
 
 /// SQL of a user who waits for another attempt with one state.
-fn parked(target: &str, user: &str, version: i64, action: &str) -> String {
+pub(crate) fn parked(target: &str, user: &str, version: i64, action: &str) -> String {
     format!(
         "insert into postbound.parked_user (target, tenant_id, user_id, key_hash, attempts, next_attempt_at, reason, class, detail)
          values ('{target}', 't0', '{user}', 0, 3, now() + interval '1 hour', 'http_503', 'transient', 'maintenance')

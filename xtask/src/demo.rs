@@ -1,12 +1,14 @@
 //! `cargo xtask demo`: the whole of Postbound at work on this machine, and proof that what arrived is what was committed.
 //!
 //! The story: build, start private servers ([`stage`]), run a made-up application whose users change ([`plan`],
-//! [`crowd`], [`app`]), show how its changes travel ([`live`], [`tally`]), compare targets with source ([`verdict`]).
+//! [`crowd`], [`app`]), show how its changes travel ([`live`], [`tally`]), compare targets with source ([`verdict`]), and
+//! follow single users through directory, workflow and webhooks ([`flows`]).
 //! Postbound itself is only ever used from outside: as processes, by their configuration, SQL and logs.
 
 mod app;
 mod clock;
 mod crowd;
+mod flows;
 mod live;
 mod plan;
 mod process;
@@ -122,7 +124,10 @@ async fn perform(stage: &mut Stage, arguments: &Arguments, clock: &Clock) -> Res
 /// Starts Postbound, lets users change and waits until that has arrived; says whether it has.
 async fn show(stage: &mut Stage, arguments: &Arguments, clock: &Clock) -> Result<Ending> {
     let site = stage.set(&target().join("debug/postbound")).await?;
-    eprintln!("demo: up after {:.1} s: a relay, 2 workers, 2 receivers", clock.elapsed().as_secs_f64());
+    eprintln!(
+        "demo: up after {:.1} s: a relay, 2 workers, an ingress, 2 receivers",
+        clock.elapsed().as_secs_f64()
+    );
     let changes = arguments.changes.unwrap_or(arguments.users.saturating_mul(3));
     let seed = arguments.seed.unwrap_or_else(rand::random);
     eprintln!(
@@ -141,6 +146,7 @@ async fn show(stage: &mut Stage, arguments: &Arguments, clock: &Clock) -> Result
         if verdict.has_pending() {
             println!("\n{}", site.status().await?);
         }
+        flows::play(&site.systems, &pool).await?;
         anyhow::Ok(if verdict.is_good() { Ending::Equal } else { Ending::Unequal })
     };
     tokio::select! {

@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::decode::{self, keys_of};
 use crate::decode_target::decode_targets;
 use crate::errors::{ConfigError, ConfigErrors, Errors, Place};
+use crate::ingress::decode_ingress;
 use crate::interpolate::interpolate;
 use crate::tree::{Node, Value};
-use crate::{Broker, Database, Receiver, Relay, Target, Telemetry, Topology, Worker};
+use crate::{Broker, Database, Ingress, Receiver, Relay, Target, Telemetry, Topology, Worker};
 use crate::{environment, secret_file, validate};
 
 /// The file read when none is named, if it is there.
@@ -20,8 +21,8 @@ pub const DEFAULT_FILE: &str = "postbound.toml";
 const FILE_VARIABLE: &str = "POSTBOUND_CONFIG";
 
 /// The sections of the file.
-pub(crate) const SECTIONS: [&str; 8] =
-    ["broker", "database", "receiver", "relay", "targets", "telemetry", "topology", "worker"];
+pub(crate) const SECTIONS: [&str; 9] =
+    ["broker", "database", "ingress", "receiver", "relay", "targets", "telemetry", "topology", "worker"];
 
 /// The configuration of an installation, checked. Serialises with every secret as `***`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
@@ -40,6 +41,8 @@ pub struct Config {
     pub telemetry: Telemetry,
     /// The reference receivers.
     pub receiver: Receiver,
+    /// The process that takes changes in over HTTP.
+    pub ingress: Ingress,
     /// The targets by name, those without a URL included.
     pub targets: BTreeMap<String, Target>,
 }
@@ -112,6 +115,7 @@ impl Config {
             topology: section(root, "topology", errors),
             telemetry: section(root, "telemetry", errors),
             receiver: section(root, "receiver", errors),
+            ingress: decode_ingress(root, errors),
             targets: decode_targets(root, errors),
         }
     }
@@ -144,9 +148,19 @@ impl Config {
             ("receiver.backend_api_key_file".to_owned(), &self.receiver.backend_api_key_file),
             ("receiver.signing_secrets_file".to_owned(), &self.receiver.signing_secrets_file),
         ];
+        for (name, token) in &self.ingress.tokens {
+            files.push((format!("ingress.tokens.{name}.token_file"), &token.token_file));
+        }
+        let secret_key = &self.ingress.directory.clerk_secret_key_file;
+        files.push(("ingress.directory.clerk_secret_key_file".to_owned(), secret_key));
+        for (name, source) in &self.ingress.sources {
+            files
+                .push((format!("ingress.sources.{name}.signing_secrets_file"), &source.signing_secrets_file));
+        }
         for (name, target) in &self.targets {
             files.push((format!("targets.{name}.api_key_file"), &target.api_key_file));
             files.push((format!("targets.{name}.bearer_token_file"), &target.bearer_token_file));
+            files.push((format!("targets.{name}.basic_password_file"), &target.basic_password_file));
             files.push((format!("targets.{name}.signing_secrets_file"), &target.signing_secrets_file));
         }
         files
@@ -161,6 +175,7 @@ pub(crate) fn section_keys(section: &str) -> &'static [&'static str] {
     match section {
         "broker" => keys_of::<Broker>(),
         "database" => keys_of::<Database>(),
+        "ingress" => keys_of::<Ingress>(),
         "receiver" => keys_of::<Receiver>(),
         "relay" => keys_of::<Relay>(),
         "telemetry" => keys_of::<Telemetry>(),

@@ -2,10 +2,10 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::adapter::{Adapter, AdapterKind, BackendSync, CrmBatch};
+use crate::adapter::{Adapter, AdapterKind};
 use crate::decode::{self, keys_of};
 use crate::errors::{ConfigError, Errors, nearest};
-use crate::target::Target;
+use crate::target::{Action, Target};
 use crate::tree::{Node, Value};
 
 /// Decodes every `[targets.<name>]`; one without a usable adapter is reported and left out.
@@ -30,13 +30,11 @@ pub(crate) fn decode_targets(root: &Node, errors: &mut Errors) -> BTreeMap<Strin
 fn decode_target(name: &str, node: &Node, errors: &mut Errors) -> Option<Target> {
     let key = format!("targets.{name}");
     let kind = adapter_kind(node, &key, errors)?;
-    let (own_keys, foreign_keys, foreign) = match kind {
-        AdapterKind::BackendSync => (keys_of::<BackendSync>(), keys_of::<CrmBatch>(), AdapterKind::CrmBatch),
-        AdapterKind::CrmBatch => (keys_of::<CrmBatch>(), keys_of::<BackendSync>(), AdapterKind::BackendSync),
-    };
+    let own_keys = kind.keys();
     let mut common = node.clone();
     let own = split_off(&mut common, own_keys);
-    if let Value::Table(misplaced) = split_off(&mut common, foreign_keys).value {
+    for foreign in AdapterKind::ALL.into_iter().filter(|foreign| *foreign != kind) {
+        let Value::Table(misplaced) = split_off(&mut common, foreign.keys()).value else { continue };
         errors.extend(misplaced.into_iter().map(|(name, node)| ConfigError {
             place: node.place,
             key: format!("{key}.{name}"),
@@ -45,14 +43,40 @@ fn decode_target(name: &str, node: &Node, errors: &mut Errors) -> Option<Target>
         }));
     }
     split_off(&mut common, &["adapter"]);
+    let wants_all = common.at(["actions"]).is_none();
     let adapter = match kind {
         AdapterKind::BackendSync => Adapter::BackendSync(decode::section(Some(&own), &key, &[], errors)),
         AdapterKind::CrmBatch => Adapter::CrmBatch(decode::section(Some(&own), &key, &[], errors)),
+        AdapterKind::Webhook => Adapter::Webhook(decode::section(Some(&own), &key, &[], errors)),
+        AdapterKind::WorkflowTrigger => {
+            Adapter::WorkflowTrigger(decode::section(Some(&own), &key, &[], errors))
+        }
     };
     let also_known: Vec<&str> = own_keys.iter().copied().chain(["adapter"]).collect();
     let target: Target = decode::section(Some(&common), &key, &also_known, errors);
     let origin = if target.origin.is_empty() { name.to_owned() } else { target.origin };
-    Some(Target { name: name.to_owned(), adapter, origin, ..target })
+    let target = Target { name: name.to_owned(), adapter, origin, ..target };
+    Some(match kind {
+        AdapterKind::WorkflowTrigger => as_trigger(target, &common, wants_all, errors),
+        // An event that is told once more under a new id is another one; nothing older can come after it.
+        AdapterKind::Webhook if !target.coalesce => Target { guards_versions: true, ..target },
+        AdapterKind::BackendSync | AdapterKind::CrmBatch | AdapterKind::Webhook => target,
+    })
+}
+
+/// What a trigger is by its nature: each event is one, of registrations unless told otherwise, and nothing is sent once
+/// more under a new key, which would be another one.
+fn as_trigger(target: Target, common: &Node, wants_all: bool, errors: &mut Errors) -> Target {
+    if let (true, Some(node)) = (target.coalesce, common.at(["coalesce"])) {
+        errors.push(ConfigError {
+            place: node.place.clone(),
+            key: format!("targets.{}.coalesce", target.name),
+            problem: "a workflow-trigger target gets every event".to_owned(),
+            mend: Some("remove it".to_owned()),
+        });
+    }
+    let actions = if wants_all { [Action::Created].into() } else { target.actions };
+    Target { actions, coalesce: false, guards_versions: true, ..target }
 }
 
 fn adapter_kind(node: &Node, key: &str, errors: &mut Errors) -> Option<AdapterKind> {
@@ -91,7 +115,10 @@ fn adapter_kind(node: &Node, key: &str, errors: &mut Errors) -> Option<AdapterKi
             place: node.place.clone(),
             key,
             problem: "a target needs an adapter".to_owned(),
-            mend: Some("set `adapter = \"backend-sync\"` or `adapter = \"crm-batch\"`".to_owned()),
+            mend: Some(format!(
+                "set `adapter` to one of {}",
+                AdapterKind::ALL.map(|kind| format!("\"{}\"", kind.as_str())).join(", ")
+            )),
         });
     }
     None
@@ -100,7 +127,7 @@ fn adapter_kind(node: &Node, key: &str, errors: &mut Errors) -> Option<AdapterKi
 /// A key that nobody takes and that is nearest to `adapter`.
 fn mistyped_adapter(node: &Node) -> Option<(&String, &Node)> {
     let Value::Table(entries) = &node.value else { return None };
-    let of_adapters = keys_of::<BackendSync>().iter().chain(keys_of::<CrmBatch>());
+    let of_adapters = AdapterKind::ALL.iter().flat_map(|kind| kind.keys());
     let known: Vec<&str> =
         keys_of::<Target>().iter().chain(of_adapters).copied().chain(["adapter"]).collect();
     entries.iter().find(|(key, _)| {

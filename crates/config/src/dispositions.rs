@@ -81,8 +81,11 @@ impl Answer {
     fn problem(self, disposition: Disposition, adapter: AdapterKind) -> Option<String> {
         let delivered = disposition == Disposition::Delivered;
         match self {
+            Self::Reason("success_false") if adapter == AdapterKind::WorkflowTrigger => {
+                delivered.then(|| "only a status can be \"delivered\"".to_owned())
+            }
             Self::Reason(word)
-                if adapter == AdapterKind::BackendSync && Self::RESULT_REASONS.contains(&word) =>
+                if adapter != AdapterKind::CrmBatch && Self::RESULT_REASONS.contains(&word) =>
             {
                 Some("is for crm-batch targets: only their answers hold results that are read".to_owned())
             }

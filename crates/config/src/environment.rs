@@ -71,6 +71,9 @@ fn key_for(entries: &BTreeMap<String, Node>, parents: &[String], level: &str) ->
     }
     match parents {
         [targets] if targets == "targets" => level.replace('_', "-"),
+        [ingress, named] if ingress == "ingress" && ["sources", "tokens"].contains(&named.as_str()) => {
+            level.replace('_', "-")
+        }
         [targets, _, headers] if targets == "targets" && headers == "headers" => level.replace('_', "-"),
         _ => level.to_owned(),
     }

@@ -23,7 +23,7 @@ pub struct Receiver {
     pub api_key: Option<Secret>,
     /// The same, kept in a file. Default: none.
     pub api_key_file: Option<PathBuf>,
-    /// What callers of `backend-sync` must present as API key (`X-Internal-API-Key`, or `Authorization: Bearer`); not
+    /// What callers of `backend-sync` and of the workflow must present as API key (`X-Internal-API-Key`, or `Authorization: Bearer`); not
     /// asked for in mode `guardless`. Default: none is asked for.
     pub backend_api_key: Option<Secret>,
     /// The same, kept in a file. Default: none.
@@ -33,8 +33,18 @@ pub struct Receiver {
     pub signing_secrets: Vec<Secret>,
     /// The same, kept in a file, one a line. Default: none.
     pub signing_secrets_file: Option<PathBuf>,
+    /// The mail server of the workflow's welcome e-mails: `smtps://user:password@host`, or
+    /// `smtp://user:password@host:587?tls=required`. Default: none, they are written down and not sent.
+    pub smtp_url: Option<Secret>,
+    /// Who writes them. Default `Postbound <postbound@localhost>`.
+    pub smtp_from: String,
     /// Requests taken in a span of time, then 429 with `Retry-After`. Default: no limit.
     pub rate_limit: Option<RateLimit>,
+    /// Where the backend tells of users that were changed in it (`PUT`, `DELETE /admin/users/{tenant}/{user}`): a path of
+    /// `postbound ingress`. Default: nowhere; then these routes are not served.
+    pub notify_url: Option<String>,
+    /// Signs what it tells, `whsec_...`. Required with `notify_url`.
+    pub notify_secret: Option<Secret>,
     /// Whether the routes that inject faults are served, for trials. Default false.
     pub faults: bool,
 }
@@ -52,7 +62,11 @@ impl Default for Receiver {
             backend_api_key_file: None,
             signing_secrets: Vec::new(),
             signing_secrets_file: None,
+            smtp_url: None,
+            smtp_from: "Postbound <postbound@localhost>".to_owned(),
             rate_limit: None,
+            notify_url: None,
+            notify_secret: None,
             faults: false,
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::adapter::{Adapter, BackendSync, CrmBatch};
+use crate::adapter::{Adapter, BackendSync, CrmBatch, WorkflowTrigger};
 use crate::breaker::Breaker;
 use crate::dispositions::Dispositions;
 use crate::retry::Retry;
@@ -20,15 +20,21 @@ pub struct Target {
     /// The key of the section.
     #[serde(skip_deserializing)]
     pub name: String,
-    /// `adapter = "backend-sync" | "crm-batch"`, with the keys only that adapter knows. Required.
+    /// `adapter = "backend-sync" | "crm-batch" | "webhook" | "workflow-trigger"`, with the keys only that adapter knows.
+    /// Required.
     #[serde(skip_deserializing)]
     pub adapter: Adapter,
-    /// Where requests go. `backend-sync`: the whole URL; `crm-batch`: the base, see [`Target::endpoint`].
+    /// Where requests go. `backend-sync`, `webhook`: the whole URL; `crm-batch`, `workflow-trigger`: the base, see
+    /// [`Target::endpoint`].
     /// Default: none, the target is skipped with a warning.
     pub url: Option<String>,
     /// Actions the target wants. Default: all three.
     #[serde(with = "units::list")]
     pub actions: BTreeSet<Action>,
+    /// Tenants whose users the target wants. Default: all. A tenant that is added later comes in with
+    /// `postbound resync`.
+    #[serde(with = "units::list")]
+    pub tenants: BTreeSet<String>,
     /// Whether a newer state may take the place of one still waiting; `false` sends every change, in order.
     /// Default true.
     pub coalesce: bool,
@@ -78,6 +84,12 @@ pub struct Target {
     pub bearer_token: Option<Secret>,
     /// The same, kept in a file and read again when that changes. Default: none.
     pub bearer_token_file: Option<PathBuf>,
+    /// User of `Authorization: Basic ...`, with `basic_password`. Default: none.
+    pub basic_user: Option<String>,
+    /// Its password. Default: none.
+    pub basic_password: Option<Secret>,
+    /// The same, kept in a file and read again when that changes. Default: none.
+    pub basic_password_file: Option<PathBuf>,
     /// Standard Webhooks secrets (`whsec_...`); each one signs. Default: requests are not signed.
     #[serde(with = "units::list")]
     pub signing_secrets: Vec<Secret>,
@@ -85,6 +97,12 @@ pub struct Target {
     pub signing_secrets_file: Option<PathBuf>,
     /// Further headers of every request; their values are treated as secrets. Default: none.
     pub headers: BTreeMap<String, Secret>,
+    /// Authorities in PEM that are trusted instead of the system's. Read at the start, as the two below. Default: none.
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate in PEM, with those it was issued by, for targets that ask for one (mutual TLS). Default: none.
+    pub client_cert_file: Option<PathBuf>,
+    /// Its key in PEM. Default: none.
+    pub client_key_file: Option<PathBuf>,
     /// The `User-Agent`. Default `postbound/<version>`.
     pub user_agent: String,
 }
@@ -96,6 +114,7 @@ impl Default for Target {
             adapter: Adapter::BackendSync(BackendSync::default()),
             url: None,
             actions: BTreeSet::from([Action::Created, Action::Updated, Action::Deleted]),
+            tenants: BTreeSet::new(),
             coalesce: true,
             concurrency: 64,
             in_flight_bytes_max: 8 << 20,
@@ -115,9 +134,15 @@ impl Default for Target {
             api_key_file: None,
             bearer_token: None,
             bearer_token_file: None,
+            basic_user: None,
+            basic_password: None,
+            basic_password_file: None,
             signing_secrets: Vec::new(),
             signing_secrets_file: None,
             headers: BTreeMap::new(),
+            ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
             user_agent: concat!("postbound/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }
@@ -135,12 +160,18 @@ impl Target {
         self.url.is_some()
     }
 
-    /// The URL requests go to: for `crm-batch` the path of the contract (`/api/internal/sync/users`) is
-    /// appended when the URL names no path of its own. `None` when the target is skipped.
+    /// The URL requests go to: for `crm-batch` and `workflow-trigger` the path of the contract
+    /// (`/api/internal/sync/users`, `/workflows/trigger`) is appended when the URL names no path of its own. `None` when
+    /// the target is skipped.
     pub fn endpoint(&self) -> Option<Url> {
         let mut url = Url::parse(self.url.as_deref()?).ok()?;
-        if matches!(self.adapter, Adapter::CrmBatch(_)) && url.path() == "/" {
-            url.set_path(CrmBatch::PATH);
+        let path = match self.adapter {
+            Adapter::CrmBatch(_) => Some(CrmBatch::PATH),
+            Adapter::WorkflowTrigger(_) => Some(WorkflowTrigger::PATH),
+            Adapter::BackendSync(_) | Adapter::Webhook(_) => None,
+        };
+        if let (Some(path), "/") = (path, url.path()) {
+            url.set_path(path);
         }
         Some(url)
     }
@@ -153,6 +184,11 @@ impl Target {
     /// Where the bearer token comes from, if there is one.
     pub fn bearer_token(&self) -> Option<SecretSource> {
         SecretSource::from_settings(self.bearer_token.as_ref(), self.bearer_token_file.as_ref())
+    }
+
+    /// Where the password of `basic_user` comes from, if there is one.
+    pub fn basic_password(&self) -> Option<SecretSource> {
+        SecretSource::from_settings(self.basic_password.as_ref(), self.basic_password_file.as_ref())
     }
 
     /// Where the signing secrets come from, if requests are signed.

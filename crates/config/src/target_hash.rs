@@ -5,7 +5,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::Secret;
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, Webhook, WorkflowTrigger};
 use crate::dispositions::Dispositions;
 use crate::target::{Action, Target};
 
@@ -55,6 +55,8 @@ struct Hashed<'a> {
     headers: Vec<&'a str>,
     content: Content<'a>,
     // Left out at their defaults: targets registered before these keys came keep their hash.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    tenants: &'a BTreeSet<String>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     guards_versions: bool,
     #[serde(skip_serializing_if = "Dispositions::is_empty")]
@@ -67,6 +69,7 @@ impl<'a> Hashed<'a> {
             name: &target.name,
             url: target.endpoint().map(String::from),
             actions: &target.actions,
+            tenants: &target.tenants,
             coalesce: target.coalesce,
             origin: &target.origin,
             headers: target.headers.keys().map(String::as_str).collect(),
@@ -82,6 +85,8 @@ impl<'a> Hashed<'a> {
 enum Content<'a> {
     BackendSync { send_tenant_header: bool },
     CrmBatch { sync_source: &'a str, synced_by: &'a str, application_code: &'a str, send_versions: bool },
+    Webhook(&'a Webhook),
+    WorkflowTrigger(&'a WorkflowTrigger),
 }
 
 impl<'a> Content<'a> {
@@ -96,6 +101,8 @@ impl<'a> Content<'a> {
                 application_code: &settings.application_code,
                 send_versions: settings.send_versions,
             },
+            Adapter::Webhook(settings) => Self::Webhook(settings),
+            Adapter::WorkflowTrigger(settings) => Self::WorkflowTrigger(settings),
         }
     }
 }

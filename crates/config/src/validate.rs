@@ -43,6 +43,7 @@ pub(crate) fn validate(config: &Config, root: &Node, errors: &mut Errors) {
     check.worker(config);
     check.topology(config);
     check.receiver(&config.receiver);
+    check.ingress(&config.ingress);
     for target in config.targets.values() {
         check.target(target);
     }
@@ -203,6 +204,9 @@ impl Check<'_> {
             "receiver.signing_secrets",
         );
         self.signing_secrets(&receiver.signing_secrets, "receiver.signing_secrets");
+        let both = receiver.notify_url.is_some() == receiver.notify_secret.is_some();
+        self.require(both, "receiver.notify_secret", "goes together with `notify_url`");
+        self.signing_secrets(receiver.notify_secret.as_slice(), "receiver.notify_secret");
         if let Some(limit) = &receiver.rate_limit {
             self.rate_limit(limit, "receiver.rate_limit");
         }

@@ -1,6 +1,7 @@
+use ipnet::IpNet;
 use url::Url;
 
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, Webhook, WorkflowTrigger};
 use crate::breaker::Breaker;
 use crate::retry::Retry;
 use crate::target::Target;
@@ -35,6 +36,12 @@ impl Check<'_> {
         self.one_source(signs, &target.signing_secrets_file, &key("signing_secrets"));
         self.signing_secrets(&target.signing_secrets, &key("signing_secrets"));
         self.headers(target, &key("headers"));
+        self.credentials(target, &section);
+        match &target.adapter {
+            Adapter::Webhook(webhook) => self.webhook(target, webhook, &section),
+            Adapter::WorkflowTrigger(workflow) => self.workflow(workflow, &section),
+            Adapter::BackendSync(_) | Adapter::CrmBatch(_) => {}
+        }
         if let Adapter::CrmBatch(crm) = &target.adapter {
             let fits = (1..=100).contains(&crm.batch_users_max);
             self.require(
@@ -129,6 +136,15 @@ impl Check<'_> {
     }
 
     fn headers(&mut self, target: &Target, key: &str) {
+        for (name, value) in &target.headers {
+            let key = format!("{key}.{name}");
+            self.header_name(name, &key);
+            let sendable = value.expose().chars().all(|c| c == '\t' || (' '..='~').contains(&c));
+            self.require(sendable, &key, "holds characters a header cannot carry");
+        }
+    }
+
+    fn header_name(&mut self, name: &str, key: &str) {
         const OURS: [&str; 8] = [
             "content-length",
             "content-type",
@@ -139,15 +155,77 @@ impl Check<'_> {
             "webhook-id",
             "webhook-signature",
         ];
-        for (name, value) in &target.headers {
-            let key = format!("{key}.{name}");
-            let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-            self.require(!name.is_empty() && name.chars().all(token), &key, "is not a header's name");
-            let ours = OURS.contains(&name.to_ascii_lowercase().as_str());
-            self.require(!ours, &key, "is set by Postbound itself");
-            let sendable = value.expose().chars().all(|c| c == '\t' || (' '..='~').contains(&c));
-            self.require(sendable, &key, "holds characters a header cannot carry");
+        let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        self.require(!name.is_empty() && name.chars().all(token), key, "is not a header's name");
+        let ours = OURS.contains(&name.to_ascii_lowercase().as_str());
+        self.require(!ours, key, "is set by Postbound itself");
+    }
+
+    fn credentials(&mut self, target: &Target, section: &str) {
+        let key = |name: &str| format!("{section}.{name}");
+        let has_password = target.basic_password.is_some() || target.basic_password_file.is_some();
+        self.one_source(target.basic_password.is_some(), &target.basic_password_file, &key("basic_password"));
+        self.require(
+            has_password == target.basic_user.is_some(),
+            &key("basic_user"),
+            "basic_user and basic_password need each other",
+        );
+        let sendable = target.basic_user.as_ref().is_none_or(|user| !user.contains(':'));
+        self.require(sendable, &key("basic_user"), "must not hold a colon");
+        let has_token = target.bearer_token.is_some() || target.bearer_token_file.is_some();
+        self.require(
+            !(has_password && has_token),
+            &key("basic_user"),
+            "a request has one `Authorization`: give basic_user or bearer_token, not both",
+        );
+        self.require(
+            target.client_cert_file.is_some() == target.client_key_file.is_some(),
+            &key("client_cert_file"),
+            "client_cert_file and client_key_file need each other",
+        );
+    }
+
+    fn webhook(&mut self, target: &Target, webhook: &Webhook, section: &str) {
+        let key = |name: &str| format!("{section}.{name}");
+        self.header_name(&webhook.api_key_header, &key("api_key_header"));
+        for name in webhook.header_templates.keys() {
+            self.header_name(name, &key(&format!("header_templates.{name}")));
         }
+        if let Some(pointer) = &webhook.external_id {
+            self.pointer(pointer, &key("external_id"));
+        }
+        self.require(!webhook.event_source.is_empty(), &key("event_source"), "must not be empty");
+        for network in &webhook.allow_addresses {
+            let readable = network.parse::<IpNet>().is_ok();
+            let problem = "is not a network; expected such as 10.20.0.0/16, 10.1.2.3/32 or fd00:1::/32";
+            self.require(readable, &key("allow_addresses"), format!("\"{network}\" {problem}"));
+        }
+        let is_plain = target.url.as_deref().is_some_and(|url| url.starts_with("http://"));
+        self.require_or_mend(
+            !is_plain || webhook.reaches_inside(),
+            &key("url"),
+            "a webhook to public addresses needs https",
+            Some("write https://, or allow_addresses for one of your own networks".to_owned()),
+        );
+    }
+
+    fn workflow(&mut self, workflow: &WorkflowTrigger, section: &str) {
+        self.require(!workflow.trigger.is_empty(), &format!("{section}.trigger"), "must not be empty");
+        for (system, pointer) in &workflow.links {
+            let key = format!("{section}.links.{system}");
+            let named = (1..=40).contains(&system.len())
+                && system.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+            self.require(named, &key, "a system's name is letters, digits, `-` and `_`, at most 40");
+            self.pointer(pointer, &key);
+        }
+    }
+
+    fn pointer(&mut self, pointer: &str, key: &str) {
+        self.require(
+            pointer.starts_with('/'),
+            key,
+            "is not a JSON pointer; expected such as /id or /data/user/id",
+        );
     }
 }
 

@@ -83,6 +83,7 @@ fn every_default_the_example_names_is_the_real_one() {
         "# ca_file",
         "# client_",
         "# api_key_file",
+        "# basic_",
         "# signing_secrets_file",
         "# headers",
         "# dispositions",
@@ -91,7 +92,12 @@ fn every_default_the_example_names_is_the_real_one() {
         .lines()
         .filter(|line| !shown.iter().any(|key| line.starts_with(key)) && !line.contains("<version>"))
         // Keys whose comment shows a value where the default is none.
-        .filter(|line| !(line.starts_with("# rate_limit") || line.starts_with("# database_url")))
+        .filter(|line| {
+            !(line.starts_with("# rate_limit")
+                || line.starts_with("# database_url")
+                || line.starts_with("# smtp_url")
+                || line.starts_with("# notify_"))
+        })
         .map(|line| match line.strip_prefix("# ") {
             Some(key) if key.split(' ').nth(1) == Some("=") => format!("{key}\n"),
             _ => format!("{line}\n"),
@@ -350,7 +356,7 @@ fn what_is_required_is_asked_for() {
     postbound.toml: broker.url: is required
       to mend it: set it, or POSTBOUND_BROKER__URL, to amqp://user:password@host/vhost
     postbound.toml:1: targets.crm.adapter: a target needs an adapter
-      to mend it: set `adapter = "backend-sync"` or `adapter = "crm-batch"`
+      to mend it: set `adapter` to one of "backend-sync", "crm-batch", "webhook", "workflow-trigger"
     "#);
     let error = Config::load(Some(Path::new("/nowhere/postbound.toml")), []).unwrap_err();
     assert_snapshot!(error, @"/nowhere/postbound.toml: cannot read the configuration: No such file or directory (os error 2)");

@@ -1,6 +1,7 @@
 use crate::{
-    audit::AuditCommand, dead_letters::DeadLettersCommand, jobs::JobsCommand, rebase::RebaseArgs,
-    reconcile::ReconcileArgs, resync::ResyncArgs, targets::TargetsCommand, users::UsersCommand,
+    audit::AuditCommand, dead_letters::DeadLettersCommand, inbound::InboundCommand, jobs::JobsCommand,
+    links::LinksCommand, notices::NoticesCommand, rebase::RebaseArgs, reconcile::ReconcileArgs,
+    resync::ResyncArgs, targets::TargetsCommand, users::UsersCommand,
 };
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -21,7 +22,8 @@ const EXIT_CODES: &str = "Exit codes:
   2  bad usage, or more than a handful touched without --yes
   3  the configuration is wrong
   4  something needs a look: a problem (doctor, topology show), a user out of sync (users show),
-     a job that failed or was stopped (jobs status), refused users (users import)
+     a job that failed or was stopped (jobs status), refused users (users import), links that are
+     missing or doubled (links check), notices that were given up (notices list)
   5  stopped before the drain was complete; nothing is lost";
 
 /// What every subcommand takes.
@@ -49,6 +51,8 @@ pub(crate) enum Command {
         #[arg(long = "target", value_name = "NAME")]
         targets: Vec<String>,
     },
+    /// Take changes in over HTTP: webhooks of other systems and POST /v1/events
+    Ingress,
     /// Serve the reference receivers of the backend and the CRM contract
     Receiver {
         /// Serve one contract only
@@ -80,10 +84,25 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: DeadLettersCommand,
     },
+    /// Webhooks that came in for users nobody knows yet
+    Inbound {
+        #[command(subcommand)]
+        command: InboundCommand,
+    },
     /// Replays, resyncs, reconciles and imports: how they get on
     Jobs {
         #[command(subcommand)]
         command: JobsCommand,
+    },
+    /// What subscribed webhooks are told beside users' states, and have not taken yet
+    Notices {
+        #[command(subcommand)]
+        command: NoticesCommand,
+    },
+    /// Which id a user has at each target, and whose an id is
+    Links {
+        #[command(subcommand)]
+        command: LinksCommand,
     },
     /// Targets: which there are, whether they are open, and pausing them by hand
     Targets {

@@ -2,8 +2,9 @@ use crate::{
     args::{Common, ConfigCommand},
     exit::{Exit, failed},
     output::print,
-    roles,
+    roles, worker,
 };
+use postbound_config::{Adapter, Target};
 
 /// `postbound config check`
 pub(crate) fn run(common: &Common, command: &ConfigCommand) -> Result<Exit, Exit> {
@@ -13,6 +14,12 @@ pub(crate) fn run(common: &Common, command: &ConfigCommand) -> Result<Exit, Exit
         config.check_secret_files().into_iter().map(|(key, error)| format!("{key}: {error}")).collect();
     if !unreadable.is_empty() {
         return Err(Exit::Configuration(unreadable.join("\n")));
+    }
+    for target in config.enabled_targets().filter(|target| needs_client(target)) {
+        worker::client(target).map_err(|exit| match exit {
+            Exit::Failed(why) => Exit::Configuration(why),
+            other => other,
+        })?;
     }
     if *json {
         print(serde_json::to_string_pretty(&config).map_err(failed)?);
@@ -27,4 +34,11 @@ pub(crate) fn run(common: &Common, command: &ConfigCommand) -> Result<Exit, Exit
         if targets.is_empty() { "none".to_owned() } else { targets.join(", ") }
     ));
     Ok(Exit::Done)
+}
+
+/// Whether only a client can tell if the settings are good: templates and certificates are its own to read.
+fn needs_client(target: &Target) -> bool {
+    matches!(target.adapter, Adapter::Webhook(_))
+        || target.ca_file.is_some()
+        || target.client_cert_file.is_some()
 }

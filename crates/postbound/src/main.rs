@@ -8,9 +8,13 @@ mod confirm;
 mod dead_letters;
 mod doctor;
 mod exit;
+mod inbound;
+mod ingress;
 mod jobs;
+mod links;
 mod migrate;
 mod moment;
+mod notices;
 mod operate;
 mod output;
 mod rebase;
@@ -51,12 +55,16 @@ async fn run(args: Args) -> Exit {
         Command::Topology { command } => topology::run(&args.common, &command).await,
         Command::Relay => relay::run(&args.common).await,
         Command::Worker { targets } => worker::run(&args.common, &targets).await,
+        Command::Ingress => ingress::run(&args.common).await,
         Command::Receiver { only, guardless } => receiver::run(&args.common, only, guardless).await,
         Command::Config { command } => config_check::run(&args.common, &command),
         Command::Doctor { json } => doctor::run(&args.common, json).await,
         Command::Status { json } => status::run(&args.common, json).await,
         Command::DeadLetters { command } => dead_letters::run(&args.common, &command).await,
+        Command::Inbound { command } => inbound::run(&args.common, &command).await,
         Command::Jobs { command } => jobs::run(&args.common, &command).await,
+        Command::Notices { command } => notices::run(&args.common, &command).await,
+        Command::Links { command } => links::run(&args.common, &command).await,
         Command::Targets { command } => targets::run(&args.common, &command).await,
         Command::Users { command } => users::run(&args.common, &command).await,
         Command::Resync(asked) => resync::run(&args.common, &asked).await,

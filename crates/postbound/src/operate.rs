@@ -112,7 +112,7 @@ pub(crate) async fn target(store: &Store, name: &str) -> Result<RegisteredTarget
 
 /// Why nobody's newest state is sent to a target by hand; None: it may be.
 pub(crate) fn why_no_newest_states(target: &RegisteredTarget) -> Option<String> {
-    (!target.registration.fold).then(|| {
+    (!target.takes_newest_states()).then(|| {
         format!(
             "{} gets every event (coalesce = false): a newest state sent aside would count the events before it as settled",
             target.registration.name

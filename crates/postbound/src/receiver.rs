@@ -5,7 +5,7 @@ use crate::{
     shutdown::run_until_stopped,
 };
 use postbound_config::{Config, ReceiverMode, SecretSource};
-use postbound_receiver::{Contract, Mode, RateLimit, ReceiverConfig, serve};
+use postbound_receiver::{Contract, Mode, NotifyConfig, RateLimit, ReceiverConfig, Smtp, serve};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -39,8 +39,8 @@ fn settings(config: &Config, only: Option<ContractArg>, guardless: bool) -> Resu
     Ok(ReceiverConfig {
         schema: receiver.schema.clone(),
         contracts: match only {
-            None => vec![Contract::S2, Contract::S3],
-            Some(ContractArg::BackendSync) => vec![Contract::S2],
+            None => vec![Contract::S0, Contract::S2, Contract::S3],
+            Some(ContractArg::BackendSync) => vec![Contract::S0, Contract::S2],
             Some(ContractArg::CrmBatch) => vec![Contract::S3],
         },
         mode: if guardless { Mode::Guardless } else { Mode::Guarded },
@@ -52,6 +52,15 @@ fn settings(config: &Config, only: Option<ContractArg>, guardless: bool) -> Resu
             .map(|secret| secret.expose().to_owned())
             .collect(),
         rate_limit: receiver.rate_limit.map(|limit| RateLimit { requests: limit.requests, per: limit.per }),
+        smtp: receiver
+            .smtp_url
+            .as_ref()
+            .map(|url| Smtp { url: url.expose().to_owned(), from: receiver.smtp_from.clone() }),
+        notify: receiver
+            .notify_url
+            .clone()
+            .zip(receiver.notify_secret.as_ref())
+            .map(|(url, secret)| NotifyConfig { url, secret: secret.expose().to_owned(), echo: false }),
         faults: receiver.faults,
         ..ReceiverConfig::new(url.expose())
     })

@@ -52,7 +52,7 @@ pub(crate) async fn run(common: &Common, args: &ReconcileArgs) -> Result<Exit, E
     let lags = store.stream_lags().await.map_err(failed)?;
     let mut found = Vec::new();
     for target in &targets {
-        found.push(look(&store, &lags, target, args.older_than).await?);
+        found.push(look(&store, &lags, target, args).await?);
     }
     let stale: i64 = found.iter().map(|target| target.stale_users).sum();
     if !args.terms.dry_run {
@@ -75,9 +75,14 @@ async fn look(
     store: &Store,
     lags: &[StreamLag],
     target: &RegisteredTarget,
-    older_than: Duration,
+    args: &ReconcileArgs,
 ) -> Result<Reconciled, Exit> {
-    let every_event = operate::why_no_newest_states(target);
+    let every_event = operate::why_no_newest_states(target).or_else(|| {
+        // It may be new, and would be told of everybody who ever registered.
+        (!target.registration.fold && args.target.is_none()).then(|| {
+            "it hears of registrations alone; name it with --target to tell it of users it has not heard of".to_owned()
+        })
+    });
     let target = target.registration.name.clone();
     let lag = lags.iter().find(|lag| lag.stream == target).map_or(0, |lag| lag.rows);
     let left_out = if every_event.is_some() {
@@ -93,7 +98,7 @@ async fn look(
     };
     let stale_users = match left_out {
         Some(_) => 0,
-        None => store.stale_users(&target, older_than).await.map_err(failed)?,
+        None => store.stale_users(&target, args.older_than).await.map_err(failed)?,
     };
     Ok(Reconciled { target, stale_users, left_out, job: None })
 }

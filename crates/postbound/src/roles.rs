@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 /// `application_name` of the relay's connections.
 pub(crate) const RELAY: &str = "postbound relay";
+/// `application_name` of the ingress' connections.
+pub(crate) const INGRESS: &str = "postbound ingress";
 /// `application_name` of a worker's connections.
 pub(crate) const WORKER: &str = "postbound worker";
 /// How long relay and worker wait at their start for a Postgres that is away.
@@ -57,7 +59,7 @@ pub(crate) fn store(config: &Config, application: &'static str) -> Result<Store,
         pool_max: config.database.pool_max,
         connect_timeout: config.database.connect_timeout,
         application,
-        by_index: [RELAY, WORKER].contains(&application),
+        by_index: [RELAY, WORKER, INGRESS].contains(&application),
     })
     .map_err(failed)?;
     if let Some(source) = source {

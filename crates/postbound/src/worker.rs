@@ -5,10 +5,11 @@ use crate::{
     shutdown::run_until_stopped,
 };
 use postbound_config::{
-    Adapter, Answer, Config, Disposition, SecretList, SecretSource, Target as Configured,
+    Adapter, Answer, Config, Disposition, SecretList, SecretSource, Target as Configured, Webhook,
 };
 use postbound_target::{
-    AdapterSettings, FailureClass, Override, SecretFn, SecretsFn, Target, TargetSettings,
+    AdapterSettings, AddressPolicy, BodyTemplate, FailureClass, Override, SecretFn, SecretsFn, Target,
+    TargetSettings, TemplateError, TextTemplate, TlsFiles, WebhookBody, WorkflowSettings,
 };
 use postbound_telemetry::Health;
 use postbound_worker::{
@@ -88,7 +89,7 @@ fn plan(config: &Config, target: &Configured) -> Result<TargetPlan, Exit> {
         rate_limit: target.rate_limit.map(|limit| RateLimit { requests: limit.requests, per: limit.per }),
         live_share: target.live_share,
         batch: match &target.adapter {
-            Adapter::BackendSync(_) => None,
+            Adapter::BackendSync(_) | Adapter::Webhook(_) | Adapter::WorkflowTrigger(_) => None,
             Adapter::CrmBatch(crm) => {
                 Some(BatchSettings { users_max: crm.batch_users_max, linger: crm.linger })
             }
@@ -96,21 +97,9 @@ fn plan(config: &Config, target: &Configured) -> Result<TargetPlan, Exit> {
     })
 }
 
-/// The HTTP client of a target; also what `doctor` asks.
+/// The HTTP client of a target; also what `doctor` asks, and `config check` makes.
 pub(crate) fn client(target: &Configured) -> Result<Target, Exit> {
     let url = target.endpoint().map(|url| url.to_string()).unwrap_or_default();
-    let adapter = match &target.adapter {
-        Adapter::BackendSync(backend) => {
-            AdapterSettings::BackendSync { send_tenant_header: backend.send_tenant_header }
-        }
-        Adapter::CrmBatch(crm) => AdapterSettings::CrmBatch {
-            sync_source: crm.sync_source.clone(),
-            synced_by: crm.synced_by.clone(),
-            application_code: crm.application_code.clone(),
-            batch_users_max: crm.batch_users_max,
-            send_versions: crm.send_versions,
-        },
-    };
     let headers =
         target.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
     Target::new(TargetSettings {
@@ -122,11 +111,84 @@ pub(crate) fn client(target: &Configured) -> Result<Target, Exit> {
         headers,
         api_key: secret(target.api_key()),
         bearer_token: secret(target.bearer_token()),
+        basic_user: target.basic_user.clone(),
+        basic_password: secret(target.basic_password()),
         signing_secrets: secrets(target.signing_secrets()),
+        tls: TlsFiles {
+            ca: target.ca_file.clone(),
+            client: target.client_cert_file.clone().zip(target.client_key_file.clone()),
+        },
+        tenants: target.tenants.iter().cloned().collect(),
+        addresses: addresses(&target.adapter),
         dispositions: target.dispositions.iter().filter_map(meaning).collect(),
-        ..TargetSettings::new(target.name.clone(), url, adapter)
+        ..TargetSettings::new(target.name.clone(), url, adapter(target)?)
     })
     .map_err(failed)
+}
+
+fn adapter(target: &Configured) -> Result<AdapterSettings, Exit> {
+    Ok(match &target.adapter {
+        Adapter::BackendSync(backend) => {
+            AdapterSettings::BackendSync { send_tenant_header: backend.send_tenant_header }
+        }
+        Adapter::CrmBatch(crm) => AdapterSettings::CrmBatch {
+            sync_source: crm.sync_source.clone(),
+            synced_by: crm.synced_by.clone(),
+            application_code: crm.application_code.clone(),
+            batch_users_max: crm.batch_users_max,
+            send_versions: crm.send_versions,
+        },
+        Adapter::Webhook(webhook) => webhook_settings(&target.name, webhook)?,
+        Adapter::WorkflowTrigger(workflow) => AdapterSettings::WorkflowTrigger(WorkflowSettings {
+            trigger: workflow.trigger.clone(),
+            event_type: workflow.event_type.clone(),
+            source: workflow.source.clone(),
+            platform: workflow.platform.clone(),
+            auth_provider: workflow.auth_provider.clone(),
+            links: workflow
+                .links
+                .iter()
+                .map(|(system, pointer)| (Arc::from(system.as_str()), pointer.clone()))
+                .collect(),
+        }),
+    })
+}
+
+fn webhook_settings(target: &str, webhook: &Webhook) -> Result<AdapterSettings, Exit> {
+    let refused =
+        |key: &str, error: TemplateError| Exit::Configuration(format!("targets.{target}.{key}: {error}"));
+    let body = match &webhook.body {
+        Some(text) => {
+            WebhookBody::Template(BodyTemplate::parse(text).map_err(|error| refused("body", error))?)
+        }
+        None => WebhookBody::CloudEvents {
+            source: webhook.event_source.clone(),
+            type_prefix: webhook.event_type_prefix.clone(),
+        },
+    };
+    let header = |(name, text): (&String, &String)| {
+        let template =
+            TextTemplate::parse(text).map_err(|error| refused(&format!("header_templates.{name}"), error))?;
+        Ok::<_, Exit>((name.clone(), template))
+    };
+    Ok(AdapterSettings::Webhook {
+        body,
+        content_type: webhook.content_type().to_owned(),
+        headers: webhook.header_templates.iter().map(header).collect::<Result<_, _>>()?,
+        api_key_header: webhook.api_key_header.clone(),
+        external_id: webhook.external_id.clone(),
+        changed_fields: webhook.changed_fields.clone(),
+    })
+}
+
+/// The URLs of webhooks may be other people's to choose; those of our own systems are ours.
+fn addresses(adapter: &Adapter) -> AddressPolicy {
+    match adapter {
+        Adapter::Webhook(webhook) if !webhook.allow_private_addresses => AddressPolicy::Public {
+            and: webhook.allow_addresses.iter().filter_map(|network| network.parse().ok()).collect(),
+        },
+        _ => AddressPolicy::Any,
+    }
 }
 
 /// An entry of `[targets.x.dispositions]`. `None` for what the configuration does not let through.

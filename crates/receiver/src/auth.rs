@@ -20,13 +20,13 @@ pub(crate) fn check_key(
 ) -> Result<(), Problem> {
     let expected = match (contract, config.mode) {
         (Contract::S3, _) => config.api_key.as_deref(),
-        (Contract::S2, Mode::Guarded) => config.backend_api_key.as_deref(),
-        (Contract::S2, Mode::Guardless) => None,
+        (Contract::S0 | Contract::S2, Mode::Guarded) => config.backend_api_key.as_deref(),
+        (Contract::S0 | Contract::S2, Mode::Guardless) => None,
     };
     let Some(expected) = expected else { return Ok(()) };
     let presented = match contract {
         Contract::S3 => only(headers, "x-internal-api-key"),
-        Contract::S2 => only(headers, header::AUTHORIZATION.as_str())
+        Contract::S0 | Contract::S2 => only(headers, header::AUTHORIZATION.as_str())
             .and_then(|value| value.strip_prefix("Bearer "))
             .or_else(|| only(headers, "x-internal-api-key")),
     };

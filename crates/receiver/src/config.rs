@@ -7,6 +7,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Contract {
+    /// The backend's registration workflow: one registration per request, `POST /workflows/trigger`.
+    S0,
     /// The backend's user sync: one user per request, `POST /internal/users/sync`.
     S2,
     /// The CRM's batch sync: one tenant's users per request, `POST /api/internal/sync/users`.
@@ -17,6 +19,7 @@ impl Contract {
     /// The name used in `request_log.contract` and in logs.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::S0 => "s0",
             Self::S2 => "s2",
             Self::S3 => "s3",
         }
@@ -65,9 +68,9 @@ pub struct ReceiverConfig {
     pub mode: Mode,
     /// S3: the key expected in `X-Internal-API-Key`; `None` admits everyone.
     pub api_key: Option<String>,
-    /// S2, guarded: the key expected in `Authorization: Bearer` or `X-Internal-API-Key`; `None` asks for none.
+    /// S0 and S2, guarded: the key expected in `Authorization: Bearer` or `X-Internal-API-Key`; `None` asks for none.
     pub backend_api_key: Option<String>,
-    /// S2, guarded: Standard Webhooks secrets (`whsec_...`), any of which may have signed; empty asks for no signature.
+    /// S0 and S2, guarded: Standard Webhooks secrets (`whsec_...`), any of which may have signed; empty asks for no signature.
     pub signing_secrets: Vec<String>,
     /// S3: how often one client may call; `None` for no limit.
     pub rate_limit: Option<RateLimit>,
@@ -81,18 +84,22 @@ pub struct ReceiverConfig {
     pub database_timeout: Duration,
     /// How long answers are kept for repeated idempotency keys.
     pub idempotency_retention: Duration,
+    /// S0: the mail server of the welcome e-mails; `None`: they are written down and not sent.
+    pub smtp: Option<Smtp>,
+    /// S2, S3: where changes made here are told, and the backend's administration with it; `None` for nowhere.
+    pub notify: Option<crate::NotifyConfig>,
     /// Whether `/_faults` exists, by which anyone who reaches the port can make the receiver misbehave: for tests and
     /// demonstrations only.
     pub faults: bool,
 }
 
 impl ReceiverConfig {
-    /// Both contracts, guarded, without keys or secrets, faults off, the documents' limits.
+    /// All contracts, guarded, without keys or secrets, faults off, the documents' limits.
     pub fn new(database_url: impl Into<String>) -> Self {
         Self {
             database_url: database_url.into(),
             schema: "receiver".to_owned(),
-            contracts: vec![Contract::S2, Contract::S3],
+            contracts: vec![Contract::S0, Contract::S2, Contract::S3],
             mode: Mode::Guarded,
             api_key: None,
             backend_api_key: None,
@@ -103,8 +110,26 @@ impl ReceiverConfig {
             pool_size: 16,
             database_timeout: Duration::from_secs(8),
             idempotency_retention: Duration::from_secs(7 * 24 * 60 * 60),
+            smtp: None,
+            notify: None,
             faults: false,
         }
+    }
+}
+
+/// A mail server.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Smtp {
+    /// `smtps://user:password@host`, or `smtp://user:password@host:587?tls=required`; a plain `smtp://host` is for trials.
+    pub url: String,
+    /// Who writes, such as `Postbound <welcome@example.com>`.
+    pub from: String,
+}
+
+impl fmt::Debug for Smtp {
+    /// Leaves out the server's address, which may hold its password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Smtp").field("from", &self.from).finish_non_exhaustive()
     }
 }
 
@@ -124,6 +149,8 @@ impl fmt::Debug for ReceiverConfig {
             .field("pool_size", &self.pool_size)
             .field("database_timeout", &self.database_timeout)
             .field("idempotency_retention", &self.idempotency_retention)
+            .field("smtp", &self.smtp)
+            .field("notify", &self.notify)
             .field("faults", &self.faults)
             .finish()
     }
@@ -135,12 +162,18 @@ pub enum ReceiverError {
     /// The schema's name is not a plain lowercase identifier.
     #[error("schema name {0:?} is not of lowercase letters, digits and underscores, or is longer than 63")]
     SchemaName(String),
+    /// Webhooks cannot be sent.
+    #[error("the webhooks back to the sender cannot be sent: {0}")]
+    Notify(String),
     /// A signing secret cannot be used; its position in the list, never its text.
     #[error("signing secret {position} is not whsec_ followed by the base64 of 24 to 64 bytes")]
     SigningSecret {
         /// Position in `signing_secrets`, from 0.
         position: usize,
     },
+    /// The mail server's settings cannot be used. They are not repeated: they may hold its password.
+    #[error("smtp: {0}")]
+    Smtp(&'static str),
     /// Postgres refused or was not there.
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),

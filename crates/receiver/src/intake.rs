@@ -57,14 +57,22 @@ impl Delivery {
     pub(crate) fn users(&self) -> Vec<NamedUser<'_>> {
         let Ok(json) = &self.json else { return Vec::new() };
         let contents = match self.contract {
-            Contract::S2 => std::slice::from_ref(json),
+            Contract::S0 | Contract::S2 => std::slice::from_ref(json),
             Contract::S3 => json.get("users").and_then(Value::as_array).map_or(&[][..], Vec::as_slice),
         };
         let header_version = Envelope::lenient(&self.headers).version;
         let named = |content| {
-            let id = Value::get(content, "id").and_then(Value::as_str)?;
+            let id = match self.contract {
+                Contract::S0 => Value::pointer(content, "/inputData/metadata/convexUserId"),
+                Contract::S2 | Contract::S3 => Value::get(content, "id"),
+            };
+            let id = id.and_then(Value::as_str)?;
             let deleted = content.get("deleted") == Some(&Value::Bool(true));
             Some(match self.contract {
+                Contract::S0 => {
+                    let action = content.get("trigger").and_then(Value::as_str).unwrap_or_default();
+                    NamedUser { id, action, version: header_version, content }
+                }
                 Contract::S2 => {
                     let action = content.get("action").and_then(Value::as_str).unwrap_or_default();
                     NamedUser { id, action, version: header_version, content }

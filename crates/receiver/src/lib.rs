@@ -1,5 +1,6 @@
-//! The reference receivers: the backend (contract S2, `POST /internal/users/sync`) and the CRM (contract S3,
-//! `POST /api/internal/sync/users`), built as the teams that own those systems would build them.
+//! The reference receivers: the backend (contract S2, `POST /internal/users/sync`, and the registration workflow of
+//! contract S0, `POST /workflows/trigger`) and the CRM (contract S3, `POST /api/internal/sync/users`), built as the teams
+//! that own those systems would build them.
 //!
 //! They serve two readers. Other teams take them as a model of a receiver that makes at-least-once delivery
 //! effectively once: [`Mode::Guarded`] checks the key and the signature, remembers answers by `Idempotency-Key`, and
@@ -7,8 +8,8 @@
 //! authenticated request leaves a row in `request_log`, written in the transaction of the change.
 //! [`Mode::Guardless`] behaves like the sample code of the two documents instead, to show what that costs.
 //!
-//! The way of a request: `server` (rate limit, key, body, signature) → `faults` (only where enabled) → `backend` or
-//! `crm` (what the contract demands of the body), or their guard-less twins in `samples` → `storage`, one call of one
+//! The way of a request: `server` (rate limit, key, body, signature) → `faults` (only where enabled) → `backend`,
+//! `workflow` or `crm` (what the contract demands of the body), or their guard-less twins in `samples` → `storage`, one call of one
 //! function in Postgres, which holds the guard itself (`migrations/`).
 //!
 //! The crate knows nothing of Postbound's other crates: it stands for a foreign team and reads the wire only.
@@ -21,6 +22,8 @@ mod crm;
 mod faults;
 mod idempotency;
 mod intake;
+mod mail;
+mod notify;
 mod problem;
 mod ratelimit;
 mod samples;
@@ -28,8 +31,10 @@ mod server;
 mod shape;
 mod signature;
 mod storage;
+mod workflow;
 
-pub use config::{Contract, Mode, RateLimit, ReceiverConfig, ReceiverError};
+pub use config::{Contract, Mode, RateLimit, ReceiverConfig, ReceiverError, Smtp};
 pub use faults::{Fault, FaultAnswer};
+pub use notify::NotifyConfig;
 pub use server::{Receiver, router, serve};
 pub use storage::{migrate, prune_idempotency_keys};

@@ -86,7 +86,9 @@ pub(crate) fn refusal(contract: Contract, problem: Problem) -> Response {
     let retry_after = problem.retry_after;
     let mut response = match contract {
         _ if status == StatusCode::TOO_MANY_REQUESTS => (status, problem.detail).into_response(),
-        Contract::S2 => (status, axum::Json(json!({ "error": problem.detail }))).into_response(),
+        Contract::S0 | Contract::S2 => {
+            (status, axum::Json(json!({ "error": problem.detail }))).into_response()
+        }
         Contract::S3 => {
             let mut body = json!({ "success": false, "error": problem.detail });
             if let Some(details) = problem.member("details") {

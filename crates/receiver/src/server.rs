@@ -11,17 +11,20 @@ use axum::routing::{get, post, put};
 use axum::{Extension, Json, Router};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Contract, Mode, ReceiverConfig, ReceiverError};
 use crate::connection::{CuttableListener, Peer};
 use crate::faults::{Fault, FaultPlan, FaultsBody, process_under};
 use crate::intake::{Delivery, Envelope, read_body};
+use crate::mail::{Mailer, send_until};
+use crate::notify::{Notifier, admin_router, echo, notify_until};
 use crate::problem::Problem;
 use crate::ratelimit::RateLimiter;
 use crate::signature::Verifier;
 use crate::storage::{Storage, prune_idempotency_keys};
-use crate::{auth, backend, crm, samples};
+use crate::{auth, backend, crm, samples, workflow};
 
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 
@@ -37,6 +40,9 @@ struct Inner {
     verifier: Verifier,
     limiter: Option<RateLimiter>,
     faults: Option<FaultPlan>,
+    mailer: Option<Mailer>,
+    notifier: Option<Notifier>,
+    mail_waits: Notify,
 }
 
 impl Receiver {
@@ -46,10 +52,24 @@ impl Receiver {
     /// A schema name or signing secret that cannot be used, or a database that is not there or refuses.
     pub async fn connect(config: ReceiverConfig) -> Result<Self, ReceiverError> {
         let verifier = Verifier::new(&config.signing_secrets)?;
+        let mailer = config.smtp.as_ref().map(Mailer::new).transpose()?;
+        let notifier =
+            config.notify.as_ref().map(|notify| Notifier::new(notify, &config.contracts)).transpose()?;
         let storage = Storage::connect(&config).await?;
         let limiter = config.rate_limit.map(RateLimiter::new);
         let faults = config.faults.then(FaultPlan::default);
-        Ok(Self { inner: Arc::new(Inner { config, storage, verifier, limiter, faults }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                config,
+                storage,
+                verifier,
+                limiter,
+                faults,
+                mailer,
+                notifier,
+                mail_waits: Notify::new(),
+            }),
+        })
     }
 
     /// The receiver's connections, whose `search_path` is its schema.
@@ -68,6 +88,28 @@ impl Receiver {
     pub(crate) fn faults(&self) -> Option<&FaultPlan> {
         self.inner.faults.as_ref()
     }
+
+    pub(crate) fn mailer(&self) -> Option<&Mailer> {
+        self.inner.mailer.as_ref()
+    }
+
+    pub(crate) fn notifier(&self) -> Option<&Notifier> {
+        self.inner.notifier.as_ref()
+    }
+
+    pub(crate) fn sends_mail(&self) -> bool {
+        self.inner.mailer.is_some()
+    }
+
+    /// A welcome may wait to be sent.
+    pub(crate) fn wake_mailer(&self) {
+        self.inner.mail_waits.notify_one();
+    }
+
+    /// Until one may.
+    pub(crate) async fn mail_waits(&self) {
+        self.inner.mail_waits.notified().await;
+    }
 }
 
 /// The routes of the configured contracts, `GET /healthz`, and `/_faults` where faults are enabled.
@@ -77,9 +119,13 @@ pub fn router(receiver: Receiver) -> Router {
     let mut router = Router::new().route("/healthz", get(|| async { "ok" }));
     for contract in &receiver.config().contracts {
         router = match contract {
+            Contract::S0 => router.route("/workflows/trigger", post(receive_trigger)),
             Contract::S2 => router.route("/internal/users/sync", post(receive_backend)),
             Contract::S3 => router.route("/api/internal/sync/users", post(receive_crm)),
         };
+    }
+    if receiver.notifier().is_some() && receiver.config().contracts.contains(&Contract::S2) {
+        router = router.merge(admin_router());
     }
     if receiver.faults().is_some() {
         router = router.route("/_faults", put(put_faults).get(get_faults).delete(delete_faults));
@@ -99,6 +145,8 @@ pub async fn serve(
     let receiver = Receiver::connect(config).await?;
     tracing::info!(config = ?receiver.config(), address = ?listener.local_addr().ok(), "receiver.started");
     let pruning = tokio::spawn(prune_until(receiver.clone(), shutdown.clone()));
+    let mailing = tokio::spawn(send_until(receiver.clone(), shutdown.clone()));
+    let notifying = tokio::spawn(notify_until(receiver.clone(), shutdown.clone()));
     let service = router(receiver.clone()).into_make_service_with_connect_info::<Peer>();
     let served = axum::serve(CuttableListener(listener), service)
         .with_graceful_shutdown(shutdown.clone().cancelled_owned())
@@ -106,6 +154,12 @@ pub async fn serve(
     shutdown.cancel();
     if let Err(error) = pruning.await {
         tracing::error!(%error, "receiver.prune.died");
+    }
+    if let Err(error) = mailing.await {
+        tracing::error!(%error, "receiver.mail.died");
+    }
+    if let Err(error) = notifying.await {
+        tracing::error!(%error, "receiver.notify.died");
     }
     receiver.pool().close().await;
     tracing::info!("receiver.stopped");
@@ -129,6 +183,10 @@ async fn prune_until(receiver: Receiver, shutdown: CancellationToken) {
 }
 
 type PeerInfo = Option<Extension<ConnectInfo<Peer>>>;
+
+async fn receive_trigger(State(receiver): State<Receiver>, peer: PeerInfo, request: Request) -> Response {
+    receive(receiver, Contract::S0, peer, request).await
+}
 
 async fn receive_backend(State(receiver): State<Receiver>, peer: PeerInfo, request: Request) -> Response {
     receive(receiver, Contract::S2, peer, request).await
@@ -168,7 +226,7 @@ async fn admit(
     let (parts, body) = request.into_parts();
     auth::check_key(config, contract, &parts.headers)?;
     let body = read_body(body, config.body_bytes_max).await?;
-    if contract == Contract::S2 && config.mode == Mode::Guarded {
+    if contract != Contract::S3 && config.mode == Mode::Guarded {
         auth::check_signature(&receiver.inner.verifier, &parts.headers, &body)?;
     }
     Ok(Delivery::new(contract, parts.headers, &body))
@@ -177,13 +235,19 @@ async fn admit(
 /// Hands an admitted request to its contract, and logs it where that refused it before the database could.
 pub(crate) async fn process(receiver: &Receiver, delivery: &Delivery, failing: &[String]) -> Response {
     let result = match (receiver.config().mode, delivery.contract) {
+        (Mode::Guarded | Mode::Guardless, Contract::S0) => workflow::trigger(receiver, delivery).await,
         (Mode::Guarded, Contract::S2) => backend::sync(receiver, delivery).await,
         (Mode::Guarded, Contract::S3) => crm::sync(receiver, delivery, failing).await,
         (Mode::Guardless, Contract::S2) => samples::sync_backend(receiver, delivery).await,
         (Mode::Guardless, Contract::S3) => samples::sync_crm(receiver, delivery, failing).await,
     };
     match result {
-        Ok(response) => response,
+        Ok(response) => {
+            if receiver.config().notify.as_ref().is_some_and(|notify| notify.echo) {
+                echo(receiver, delivery).await;
+            }
+            response
+        }
         Err(problem) => {
             if problem.status.is_client_error() {
                 log_refused(receiver, delivery, &problem).await;

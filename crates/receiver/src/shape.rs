@@ -32,6 +32,18 @@ pub(crate) const BACKEND_USER: &Fields = &[
     ("action", Kind::Text),
 ];
 
+/// `inputData.customerData` in S0.
+pub(crate) const CUSTOMER_DATA: &Fields =
+    &[("email", Kind::Text), ("firstName", Kind::Text), ("lastName", Kind::Text), ("phone", Kind::Text)];
+
+/// `inputData.metadata` in S0.
+pub(crate) const WORKFLOW_METADATA: &Fields = &[
+    ("convexUserId", Kind::Text),
+    ("registrationDate", Kind::Text),
+    ("platform", Kind::Text),
+    ("authProvider", Kind::Text),
+];
+
 /// `tenant` in S3.
 pub(crate) const CRM_TENANT: &Fields =
     &[("id", Kind::Text), ("name", Kind::Text), ("subdomain", Kind::Text), ("kindeOrgId", Kind::Text)];

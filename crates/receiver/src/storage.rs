@@ -12,12 +12,14 @@ use sqlx::types::Json;
 use crate::config::{ReceiverConfig, ReceiverError, check_schema_name};
 use crate::intake::{Envelope, NamedUser};
 
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("../migrations/0001_tables.sql"),
     include_str!("../migrations/0002_idempotency.sql"),
     include_str!("../migrations/0003_backend.sql"),
     include_str!("../migrations/0004_crm.sql"),
     include_str!("../migrations/0005_samples.sql"),
+    include_str!("../migrations/0006_workflow.sql"),
+    include_str!("../migrations/0007_notify.sql"),
 ];
 
 /// One user's change (S2).
@@ -30,6 +32,30 @@ pub(crate) struct BackendChange<'a> {
     pub(crate) event_id: Option<&'a str>,
     pub(crate) body_sha256: &'a [u8; 32],
     pub(crate) content: &'a Value,
+}
+
+/// One trigger (S0).
+pub(crate) struct WorkflowRun<'a> {
+    pub(crate) tenant_id: &'a str,
+    pub(crate) workflow: &'a str,
+    /// The sender's id of the user.
+    pub(crate) user_id: &'a str,
+    pub(crate) version: Option<i64>,
+    pub(crate) key: Option<&'a str>,
+    pub(crate) event_id: Option<&'a str>,
+    pub(crate) body_sha256: &'a [u8; 32],
+    pub(crate) content: &'a Value,
+    /// Whether there is a mail server.
+    pub(crate) mail: bool,
+}
+
+/// A welcome that is to be sent.
+#[derive(sqlx::FromRow)]
+pub(crate) struct WelcomeEmail {
+    pub(crate) email_id: i64,
+    pub(crate) convex_user_id: String,
+    pub(crate) address: String,
+    pub(crate) first_name: Option<String>,
 }
 
 /// What the function made of a request. `outcome` is one of `request_log.outcome`.
@@ -110,6 +136,56 @@ impl Storage {
         .bind(Json(change.content))
         .fetch_one(&self.pool)
         .await
+    }
+
+    /// S0.
+    pub(crate) async fn run_workflow(&self, run: &WorkflowRun<'_>) -> Result<Answer, sqlx::Error> {
+        sqlx::query_as(
+            "-- receiver.run_workflow
+            select o_outcome, o_held_version, o_response from run_workflow($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        )
+        .bind(run.tenant_id)
+        .bind(run.workflow)
+        .bind(run.user_id)
+        .bind(run.version)
+        .bind(run.key)
+        .bind(run.event_id)
+        .bind(&run.body_sha256[..])
+        .bind(Json(run.content))
+        .bind(run.mail)
+        .fetch_one(&self.pool)
+        .await
+    }
+
+    /// Marks a few welcomes whose time has come as being sent, and gives them.
+    pub(crate) async fn claim_welcome_emails(&self) -> Result<Vec<WelcomeEmail>, sqlx::Error> {
+        sqlx::query_as(
+            "-- receiver.claim_welcome_emails
+            update welcome_emails as w set state = 'sending', changed_at = now()
+             where email_id in (select email_id from welcome_emails where state = 'waiting' and next_at <= now()
+                                 order by next_at limit 10 for update skip locked)
+            returning email_id, convex_user_id, address, first_name",
+        )
+        .fetch_all(&self.pool)
+        .await
+    }
+
+    /// A welcome was sent, or is tried again later, five times in all.
+    pub(crate) async fn settle_welcome_email(&self, email_id: i64, sent: bool) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "-- receiver.settle_welcome_email
+            update welcome_emails
+               set state = case when $2 then 'sent' when attempts >= 4 then 'failed' else 'waiting' end,
+                   attempts = attempts + case when $2 then 0 else 1 end,
+                   next_at = now() + interval '5 s' * 4 ^ attempts,
+                   changed_at = now()
+             where email_id = $1",
+        )
+        .bind(email_id)
+        .bind(sent)
+        .execute(&self.pool)
+        .await
+        .map(drop)
     }
 
     /// Guard-less S2.

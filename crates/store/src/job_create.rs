@@ -52,13 +52,18 @@ pub struct ResyncFilter {
     pub only_missing: bool,
 }
 
-/// Users of a [`ResyncFilter`], parameters 1 to 5, and whether the target wants their newest state. None of a target that
-/// gets every event: a newest state sent aside would settle the events before it unsent.
+/// Users of a [`ResyncFilter`], parameters 1 to 5, and why their newest state is not to be sent; null: it is. None of a
+/// target that gets every event: a newest state sent aside would settle the events before it unsent. A target of
+/// registrations is told of those it has not heard of, whatever happened to them since.
 macro_rules! users_to_resync {
     () => {
-        "select s.tenant_id, s.user_id, s.version, postbound.admits(t.actions, t.name, s.action, s.targets) as wanted
+        "select s.tenant_id, s.user_id, s.version,
+                   case when t.fold and postbound.admits(t.actions, t.name, s.action, s.targets) then null
+                        when t.fold or s.action = 'deleted'
+                          or not postbound.admits(t.actions, t.name, 'created', s.targets) then 'not_for_this_target'
+                        when postbound.has_heard_of(t.name, s.tenant_id, s.user_id) then 'linked' end as unwanted
             from postbound.user_state as s
-            join postbound.target as t on t.name = $1 and t.fold
+            join postbound.target as t on t.name = $1 and postbound.takes_newest_states(t.fold, t.actions)
             left join postbound.delivery_ledger as l
               on l.target = t.name and l.tenant_id = s.tenant_id and l.user_id = s.user_id
             where ($2::text is null or s.tenant_id = $2) and ($3::text[] is null or s.user_id = any($3))
@@ -68,16 +73,21 @@ macro_rules! users_to_resync {
 }
 
 /// Users of target $1 whose newest state, older than $2 seconds, is nowhere on its way. None of a target that gets every
-/// event, and none whose import to it was cancelled and who have not changed since.
+/// event, and none whose import to it was cancelled and who have not changed since. Of a target of registrations: users
+/// nothing of whom was ever settled there, and who have no link.
 macro_rules! users_that_are_stale {
     () => {
         "select s.tenant_id, s.user_id
             from postbound.user_state as s
-            join postbound.target as t on t.name = $1 and t.retired_at is null and t.fold
+            join postbound.target as t
+              on t.name = $1 and t.retired_at is null and postbound.takes_newest_states(t.fold, t.actions)
             left join postbound.delivery_ledger as l
               on l.target = t.name and l.tenant_id = s.tenant_id and l.user_id = s.user_id
-            where postbound.admits(t.actions, t.name, s.action, s.targets)
-              and greatest(coalesce(l.delivered_version, 0), coalesce(l.dead_version, 0)) < s.version
+            where case when t.fold then postbound.admits(t.actions, t.name, s.action, s.targets)
+                         and greatest(coalesce(l.delivered_version, 0), coalesce(l.dead_version, 0)) < s.version
+                       else s.action <> 'deleted' and postbound.admits(t.actions, t.name, 'created', s.targets)
+                         and greatest(coalesce(l.delivered_version, 0), coalesce(l.dead_version, 0)) = 0
+                         and not postbound.has_heard_of(t.name, s.tenant_id, s.user_id) end
               and s.logged_at < clock_timestamp() - $2 * interval '1 second'
               and not exists (select from postbound.parked_user as p
                               where p.target = t.name and p.tenant_id = s.tenant_id and p.user_id = s.user_id)
@@ -98,7 +108,7 @@ impl Store {
     pub async fn resync_counts(&self, filter: &ResyncFilter) -> Result<(i64, i64), StoreError> {
         Ok(sqlx::query_as(concat!(
             "-- resync_counts
-            select count(*) filter (where wanted), count(*) filter (where not wanted) from (",
+            select count(*) filter (where unwanted is null), count(unwanted) from (",
             users_to_resync!(),
             ") as chosen"
         ))
@@ -199,9 +209,9 @@ pub(crate) async fn resync(
         with items as (
             insert into postbound.job_item (job_id, item, tenant_id, user_id, version, state, reason, settled_at)
             select $6, row_number() over (order by tenant_id, user_id), tenant_id, user_id,
-                   case when not wanted then version end,
-                   case when wanted then 'waiting' else 'skipped' end, case when not wanted then 'not_for_this_target' end,
-                   case when not wanted then clock_timestamp() end
+                   case when unwanted is not null then version end,
+                   case when unwanted is null then 'waiting' else 'skipped' end, unwanted,
+                   case when unwanted is not null then clock_timestamp() end
             from (",
         users_to_resync!(),
         ") as chosen

@@ -103,7 +103,8 @@ impl Store {
     /// more than the first that brings them to `data_bytes`.
     ///
     /// A target that gets every event never gets a newest state aside: the ledger would then count the events before it
-    /// as settled. Only users of before Postbound go to it, in the state they were imported with.
+    /// as settled. Only users of before Postbound go to it, in the state they were imported with; and to one that hears of
+    /// registrations alone, those it has not heard of.
     ///
     /// # Errors
     /// When Postgres cannot be asked.
@@ -137,11 +138,14 @@ impl Store {
                     where d.event_id is not null
                     union all
                     select u.version, u.event_id, 0, u.action, u.origin, null, u.logged_at, u.data::text,
-                           postbound.admits(t.actions, t.name, u.action, u.targets)
-                               and (t.fold or (j.kind = 'import' and u.version = coalesce(i.version, 1)))
+                           case when t.fold or j.kind = 'import' and u.version = coalesce(i.version, 1)
+                                then postbound.admits(t.actions, t.name, u.action, u.targets)
+                                else postbound.takes_newest_states(t.fold, t.actions) and u.action <> 'deleted'
+                                 and postbound.admits(t.actions, t.name, 'created', u.targets)
+                                 and not postbound.has_heard_of(t.name, u.tenant_id, u.user_id) end
                     from postbound.user_state as u
                     where u.tenant_id = i.tenant_id and u.user_id = i.user_id
-                      and (i.letter_id is null or (j.use_current and t.fold))
+                      and (i.letter_id is null or (j.use_current and postbound.takes_newest_states(t.fold, t.actions)))
                     order by wanted desc, version desc, log_id desc limit 1
                 ) as s on true
                 left join postbound.erased_user as e on e.tenant_id = i.tenant_id and e.user_id = i.user_id

@@ -163,23 +163,42 @@ impl Store {
         .await?)
     }
 
-    /// Ends a running job all of whose items are settled. False: it has some that are not, or it does not run.
+    /// Ends a running job all of whose items are settled, and notes it for those who subscribed where it is a resync.
+    /// False: it has some that are not, or it does not run.
     ///
     /// # Errors
     /// When Postgres refuses.
     pub async fn finish_job(&self, job: i64, lease_token: i64) -> Result<bool, StoreError> {
-        let done = sqlx::query(
+        Ok(sqlx::query_scalar(
             "-- finish_job
-            update postbound.job set state = 'done', finished_at = clock_timestamp()
-            where job_id = $1 and state = 'running'
-              and not exists (select from postbound.job_item where job_id = $1 and state in ('waiting', 'sent'))
-              and exists (select from postbound.relay_lease where token = $2)",
+            with done as (
+                update postbound.job set state = 'done', finished_at = clock_timestamp()
+                where job_id = $1 and state = 'running'
+                  and not exists (select from postbound.job_item where job_id = $1 and state in ('waiting', 'sent'))
+                  and exists (select from postbound.relay_lease where token = $2)
+                returning job_id, kind, target
+            ), noted as (
+                insert into postbound.notice (target, kind, data)
+                select t.name, 'sync.completed', jsonb_build_object(
+                           'job', d.job_id, 'target', d.target, 'delivered', c.delivered, 'superseded', c.superseded,
+                           'dead', c.dead, 'skipped', c.skipped)
+                from done as d
+                cross join lateral (
+                    select count(*) filter (where i.state = 'delivered') as delivered,
+                           count(*) filter (where i.state = 'superseded') as superseded,
+                           count(*) filter (where i.state = 'dead') as dead,
+                           count(*) filter (where i.state = 'skipped') as skipped
+                    from postbound.job_item as i where i.job_id = d.job_id
+                ) as c
+                join postbound.target as t on t.retired_at is null and postbound.subscribes(t.settings, 'sync.completed')
+                where d.kind = 'resync'
+            )
+            select exists (select from done)",
         )
         .bind(job)
         .bind(lease_token)
-        .execute(&self.pool)
-        .await?;
-        Ok(done.rows_affected() == 1)
+        .fetch_one(&self.pool)
+        .await?)
     }
 
     /// Stops a running job, for an operator to look at. False: it does not run, or has nothing left to send.

@@ -15,7 +15,8 @@ impl Store {
     pub async fn may_reconcile(&self, target: &str) -> Result<bool, StoreError> {
         Ok(sqlx::query_scalar(
             "-- may_reconcile
-            select exists (select from postbound.target where name = $1 and fold)
+            select exists (select from postbound.target
+                           where name = $1 and postbound.takes_newest_states(fold, actions))
                and not exists (select from postbound.breaker where target = $1 and tenant_id = '')
                and not exists (
                    select from postbound.job

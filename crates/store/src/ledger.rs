@@ -1,9 +1,10 @@
 use crate::{
-    Lease, Store, StoreError,
+    Lease, NewLink, Store, StoreError,
     doubt::{Doubt, write_doubts},
     worker_lease::is_held,
 };
 use postbound_event::{JobPart, UserKey};
+use serde_json::Value;
 use std::sync::Arc;
 use time::OffsetDateTime;
 
@@ -45,8 +46,8 @@ pub enum Verdict {
     Delivered {
         /// Whether it holds the user now: not after a delete.
         present: bool,
-        /// The target's own id of the user, if it gave one.
-        external_id: Option<String>,
+        /// The ids of the user its answer told, no two of one system; most answers tell none or one.
+        links: Vec<NewLink>,
     },
     /// The version is in the dead-letter queue, confirmed.
     Dead {
@@ -116,11 +117,13 @@ impl ItemOutcome {
 }
 
 impl Settlement {
-    fn external_id(&self) -> Option<&str> {
-        match &self.verdict {
-            Verdict::Delivered { external_id, .. } => external_id.as_deref(),
-            Verdict::Dead { .. } => None,
-        }
+    /// The ids its answer told as a JSON object, by system: a settlement may have several, and an array per row cannot be
+    /// bound. None for most.
+    fn links(&self) -> Option<String> {
+        let Verdict::Delivered { links, .. } = &self.verdict else { return None };
+        let ids = || links.iter().map(|link| (&*link.system, link.external_id.as_str().into()));
+        (!links.is_empty())
+            .then(|| Value::Object(ids().map(|(system, id)| (system.to_owned(), id)).collect()).to_string())
     }
 }
 
@@ -216,7 +219,7 @@ async fn write_ledger<'c>(
         .bind(settlements.iter().map(|s| s.version).collect::<Vec<_>>())
         .bind(settlements.iter().map(|s| reason(&s.verdict)).collect::<Vec<_>>())
         .bind(settlements.iter().map(|s| present(&s.verdict)).collect::<Vec<_>>())
-        .bind(settlements.iter().map(Settlement::external_id).collect::<Vec<_>>())
+        .bind(settlements.iter().map(Settlement::links).collect::<Vec<_>>())
         .bind(settlements.iter().map(|s| s.under.map(|lease| lease.worker)).collect::<Vec<_>>())
         .bind(settlements.iter().map(|s| s.under.map(|lease| lease.generation)).collect::<Vec<_>>())
         .bind(settlements.iter().map(|s| s.under.map(|lease| i32::from(lease.partition))).collect::<Vec<_>>())
@@ -343,7 +346,7 @@ const SETTLE: &str = "-- settle
     with asked as materialized (
         select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::boolean[], $7::text[],
                              $8::uuid[], $9::integer[], $10::integer[])
-            as s (target, tenant_id, user_id, version, dead_reason, present, external_id, worker_id, generation, partition)
+            as s (target, tenant_id, user_id, version, dead_reason, present, links, worker_id, generation, partition)
     ), held as materialized (
         select l.target, l.generation, l.partition
         from (select distinct target collate \"C\" as target, worker_id, generation, partition from asked
@@ -358,11 +361,31 @@ const SETTLE: &str = "-- settle
             where h.target = s.target collate \"C\" and h.generation = s.generation and h.partition = s.partition)
         order by target, tenant_id, user_id
     ), linked as (
-        insert into postbound.identity_link as i (target, tenant_id, user_id, external_id)
-        select target, tenant_id, user_id, external_id from settled where external_id is not null
+        insert into postbound.identity_link as i (target, tenant_id, user_id, system, external_id, version)
+        select s.target, s.tenant_id, s.user_id, n.system, n.external_id, s.version
+        from settled as s cross join lateral jsonb_each_text(s.links::jsonb) as n (system, external_id)
+        -- Nearly always the id is known: then nothing is written or locked.
+        where s.links is not null and not exists (
+                select from postbound.identity_link as k
+                where k.target = s.target collate \"C\" and k.tenant_id = s.tenant_id collate \"C\"
+                  and k.user_id = s.user_id collate \"C\" and k.system = n.system collate \"C\"
+                  and k.external_id = n.external_id)
+          and not exists (
+                select from postbound.erased_user as e
+                where e.tenant_id = s.tenant_id collate \"C\" and e.user_id = s.user_id collate \"C\"
+                  and e.version >= s.version)
+        order by s.target, s.tenant_id, s.user_id, n.system
         on conflict on constraint identity_link_pk do update
-            set external_id = excluded.external_id, linked_at = now()
-            where i.external_id <> excluded.external_id
+            set external_id = excluded.external_id, version = excluded.version, linked_at = now()
+            where i.external_id <> excluded.external_id and i.version <= excluded.version
+        returning i.target, i.tenant_id, i.user_id, i.system, i.external_id
+    ), noted as (
+        insert into postbound.notice (target, kind, tenant_id, user_id, data)
+        select t.name, 'identity.linked', k.tenant_id, k.user_id, jsonb_build_object(
+                   'tenant', k.tenant_id, 'user', k.user_id, 'target', k.target, 'system', nullif(k.system, ''),
+                   'externalId', k.external_id)
+        from linked as k
+        join postbound.target as t on t.retired_at is null and postbound.subscribes(t.settings, 'identity.linked')
     ), written as (
     insert into postbound.delivery_ledger as l
         (target, tenant_id, user_id, delivered_version, dead_version, present, delivered_at, dead_at, dead_reason)

@@ -23,6 +23,11 @@ pub struct Registration {
 }
 
 impl Registration {
+    /// Whether it asks for notices (`postbound.subscribes`).
+    pub fn subscribes(&self) -> bool {
+        self.settings.get("notices").is_some_and(|notices| notices.contains('"'))
+    }
+
     /// What is set otherwise here than in what was registered, for people; None: nothing is.
     pub fn difference(&self, registered: &Self) -> Option<String> {
         if self.config_hash == registered.config_hash {

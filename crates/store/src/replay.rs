@@ -113,7 +113,7 @@ impl Store {
                     (kind, target, filter, state, use_current, new_key, rate_per_second, stop_after_failures, created_as)
                 select 'replay', target, $12, 'running', $13, $14, $15, $16, $17
                 from (select distinct c.target from chosen as c join postbound.target as t on t.name = c.target
-                      where t.fold or not $13 order by c.target) as of_target
+                      where postbound.takes_newest_states(t.fold, t.actions) or not $13 order by c.target) as of_target
                 returning job_id, target
             ), items as (
                 insert into postbound.job_item (job_id, item, tenant_id, user_id, letter_id, version)

@@ -20,6 +20,12 @@ pub struct RegisteredTarget {
 }
 
 impl RegisteredTarget {
+    /// Whether a job may send users' newest states to it, past events that wait: where states fold, and where it hears of
+    /// nothing but registrations (`postbound.takes_newest_states`).
+    pub fn takes_newest_states(&self) -> bool {
+        self.registration.fold || self.registration.actions == [Action::Created]
+    }
+
     /// The generation the relay publishes to.
     pub fn current(&self) -> Generation {
         Generation { number: self.generation, partitions: self.registration.partitions }

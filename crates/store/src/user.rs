@@ -1,6 +1,8 @@
 use crate::{Operation, Store, StoreError, audit};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
+use sqlx::types::Json;
+use std::collections::BTreeMap;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -41,6 +43,8 @@ pub struct UserAtTarget {
     pub held_since: Option<OffsetDateTime>,
     /// The target's own id of the user.
     pub external_id: Option<String>,
+    /// Its ids in systems behind the target, by system.
+    pub links: Json<BTreeMap<String, String>>,
     /// Newest version that was dead-lettered; 0: none.
     pub dead_version: i64,
     /// Why.
@@ -61,6 +65,9 @@ pub struct UserAtTarget {
     pub parked_status: Option<i32>,
     /// What the target said.
     pub parked_detail: Option<String>,
+    /// When the last attempt failed: the parked user's, else the open letter's.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub last_failed_at: Option<OffsetDateTime>,
     /// When it is tried again.
     #[serde(with = "time::serde::rfc3339::option")]
     pub next_attempt_at: Option<OffsetDateTime>,
@@ -189,11 +196,11 @@ impl Store {
             select t.name as target, h.version as newest_version,
                    case when s.version = h.version then postbound.admits(t.actions, t.name, s.action, s.targets) end as wanted,
                    coalesce(l.delivered_version, 0) as held_version, coalesce(l.present, false) as present,
-                   l.delivered_at as held_since, i.external_id,
+                   l.delivered_at as held_since, i.external_id, coalesce(i.links, '{}') as links,
                    coalesce(l.dead_version, 0) as dead_version, l.dead_reason,
                    d.letter_id as open_letter, d.version as letter_version, d.reason as letter_reason, d.detail as letter_detail,
                    p.attempts, p.reason as parked_reason, p.status as parked_status, p.detail as parked_detail,
-                   p.next_attempt_at,
+                   coalesce(p.last_failed_at, d.last_failed_at) as last_failed_at, p.next_attempt_at,
                    b.opened_at as closed_since, b.reason as closed_reason, b.retry_at as probe_at, b.paused_by, b.pause_reason,
                    q.due_at as doubt_until
             from postbound.user_head as h
@@ -201,14 +208,18 @@ impl Store {
             left join postbound.user_state as s on s.tenant_id = h.tenant_id and s.user_id = h.user_id
             left join postbound.delivery_ledger as l
               on l.target = t.name and l.tenant_id = h.tenant_id and l.user_id = h.user_id
-            left join postbound.identity_link as i
-              on i.target = t.name and i.tenant_id = h.tenant_id and i.user_id = h.user_id
+            left join lateral (
+                select min(k.external_id) filter (where k.system = '') as external_id,
+                       jsonb_object_agg(k.system, k.external_id) filter (where k.system <> '') as links
+                from postbound.identity_link as k
+                where k.target = t.name and k.tenant_id = h.tenant_id and k.user_id = h.user_id
+            ) as i on true
             left join postbound.parked_user as p
               on p.target = t.name and p.tenant_id = h.tenant_id and p.user_id = h.user_id
             left join postbound.doubt as q
               on q.target = t.name and q.tenant_id = h.tenant_id and q.user_id = h.user_id
             left join lateral (
-                select o.letter_id, o.version, o.reason, o.detail from postbound.open_dead_letter as o
+                select o.letter_id, o.version, o.reason, o.detail, o.last_failed_at from postbound.open_dead_letter as o
                 where o.target = t.name and o.tenant_id = h.tenant_id and o.user_id = h.user_id
                 order by o.version desc, o.letter_id desc limit 1
             ) as d on true
@@ -275,37 +286,6 @@ impl Store {
         .bind(limit)
         .fetch_all(&self.pool)
         .await?)
-    }
-
-    /// Has a parked user tried again at once, at one target or at all; gives the targets, and writes the audit trail.
-    ///
-    /// # Errors
-    /// When Postgres refuses.
-    pub async fn retry_user(
-        &self,
-        (tenant, user): (&str, &str),
-        target: Option<&str>,
-        operation: &Operation,
-    ) -> Result<Vec<String>, StoreError> {
-        let mut tx = self.pool.begin().await?;
-        // Every target by its primary key: there is no index by user alone.
-        let targets: Vec<String> = sqlx::query_scalar(
-            "-- retry_user
-            update postbound.parked_user as p set next_attempt_at = clock_timestamp()
-            from postbound.target as t
-            where p.target = t.name and p.tenant_id = $1 and p.user_id = $2 and ($3::text is null or t.name = $3)
-            returning p.target",
-        )
-        .bind(tenant)
-        .bind(user)
-        .bind(target)
-        .fetch_all(&mut *tx)
-        .await?;
-        if !targets.is_empty() {
-            audit::write(&mut tx, operation, &json!({ "targets": targets })).await?;
-        }
-        tx.commit().await?;
-        Ok(targets)
     }
 
     /// Removes a user's data everywhere in the database, and leaves versions, ids and the proof. Refused, which the

@@ -47,6 +47,18 @@ pub(crate) struct CanonicalUser<'a> {
     pub(crate) allowed_applications: Option<&'a RawValue>,
     #[serde(borrow)]
     pub(crate) subscription_tier: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) phone: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) source: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) platform: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) auth_provider: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) convex_user_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) registration_date: Option<&'a RawValue>,
 }
 
 impl<'a> CanonicalUser<'a> {

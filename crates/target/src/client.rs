@@ -1,14 +1,16 @@
 //! Sends one request and reads its answer, both within limits; says what broke when there is no answer.
 
+use crate::address::{AddressPolicy, AddressRefused};
 use crate::disposition::Fault;
 use crate::headers::Unsendable;
 use crate::redaction::shorten;
 use crate::retry_after;
 use crate::settings::{TargetError, TargetSettings};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER};
-use reqwest::{Client, Method, Response, Url};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Method, Response, Url};
 use std::error::Error as _;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -23,6 +25,7 @@ const DRAIN_TIME_MAX: Duration = Duration::from_millis(100);
 pub(crate) struct HttpClient {
     client: Client,
     url: Url,
+    addresses: AddressPolicy,
     response_bytes_max: usize,
 }
 
@@ -71,11 +74,17 @@ impl HttpClient {
         if url.scheme() == "http" {
             // No TLS will happen: do not load, or miss, the system's root certificates.
             builder = builder.tls_certs_only([]);
+        } else {
+            builder = with_tls_files(builder, settings)?;
+        }
+        if let Some(resolver) = settings.addresses.resolver() {
+            builder = builder.dns_resolver(resolver);
         }
         let client = builder
             .build()
             .map_err(|error| TargetError::Client { target: settings.name.clone(), reason: chain(&error) })?;
-        Ok(Self { client, url, response_bytes_max: settings.response_bytes_max })
+        let addresses = settings.addresses.clone();
+        Ok(Self { client, url, addresses, response_bytes_max: settings.response_bytes_max })
     }
 
     /// Posts the body and reads the answer. `is_final` says of a status that nothing of the body is needed.
@@ -86,6 +95,7 @@ impl HttpClient {
         now: OffsetDateTime,
         is_final: impl Fn(u16) -> bool,
     ) -> Result<Answer, Unsendable> {
+        self.check_address()?;
         let request = self.client.request(Method::POST, self.url.clone()).headers(headers).body(body);
         let mut response = request.send().await.map_err(|error| (fault(&error), chain(&error)))?;
         let mut answer = self.head(&response, now);
@@ -100,9 +110,15 @@ impl HttpClient {
 
     /// Asks the endpoint for its options, which changes nothing, and gives the status of its answer.
     pub(crate) async fn options(&self) -> Result<u16, Unsendable> {
+        self.check_address()?;
         let request = self.client.request(Method::OPTIONS, self.url.clone());
         let response = request.send().await.map_err(|error| (fault(&error), chain(&error)))?;
         Ok(response.status().as_u16())
+    }
+
+    /// No resolver is asked for a host that is an address.
+    fn check_address(&self) -> Result<(), Unsendable> {
+        self.addresses.check_url(&self.url).map_err(|refused| (Fault::AddressRefused, refused.to_string()))
     }
 
     fn head(&self, response: &Response, now: OffsetDateTime) -> Answer {
@@ -139,6 +155,35 @@ impl HttpClient {
     }
 }
 
+fn with_tls_files(
+    mut builder: ClientBuilder,
+    settings: &TargetSettings,
+) -> Result<ClientBuilder, TargetError> {
+    let refused = |what, reason: String| TargetError::Tls { target: settings.name.clone(), what, reason };
+    let read = |what, path: &Path| {
+        std::fs::read(path).map_err(|error| refused(what, format!("{}: {error}", path.display())))
+    };
+    if let Some(path) = &settings.tls.ca {
+        const WHAT: &str = "ca_file";
+        let authorities = Certificate::from_pem_bundle(&read(WHAT, path)?)
+            .ok()
+            .filter(|certificates| !certificates.is_empty())
+            .ok_or_else(|| refused(WHAT, format!("{} holds no certificate in PEM", path.display())))?;
+        builder = builder.tls_certs_only(authorities);
+    }
+    if let Some((certificate, key)) = &settings.tls.client {
+        let mut pem = read("client_cert_file", certificate)?;
+        pem.push(b'\n');
+        pem.extend(read("client_key_file", key)?);
+        let identity = Identity::from_pem(&pem).map_err(|_| {
+            let files = format!("{} and {}", certificate.display(), key.display());
+            refused("client_cert_file", format!("{files} are no certificate and its key in PEM"))
+        })?;
+        builder = builder.identity(identity);
+    }
+    Ok(builder)
+}
+
 /// Where on the way a request without an answer was lost.
 fn fault(error: &reqwest::Error) -> Fault {
     if error.is_builder() {
@@ -150,6 +195,9 @@ fn fault(error: &reqwest::Error) -> Fault {
     }
     if error.is_timeout() {
         return Fault::ConnectTimeout;
+    }
+    if is_refused_address(error) {
+        return Fault::AddressRefused;
     }
     if error.is_dns() {
         return Fault::Dns;
@@ -167,6 +215,17 @@ fn fault(error: &reqwest::Error) -> Fault {
         source = cause.source();
     }
     Fault::ConnectFailed
+}
+
+fn is_refused_address(error: &reqwest::Error) -> bool {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if cause.is::<AddressRefused>() {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
 }
 
 /// Whether the error wraps one of TLS. `io::Error` leaves what it wraps out of the chain of sources, at each level.

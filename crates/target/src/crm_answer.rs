@@ -6,16 +6,13 @@
 use crate::disposition::{Fault, PERMANENT_CODES, STALE_CODES};
 use crate::problem::version;
 use crate::redaction::Redactor;
-use crate::{Delivery, Failure, Outcome};
+use crate::{Delivery, Failure, Outcome, external_id};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::HashMap;
-
-/// Longest id of a target that is kept, in bytes.
-const EXTERNAL_ID_BYTES_MAX: usize = 512;
 
 #[derive(Deserialize)]
 struct CrmAnswer<'a> {
@@ -118,8 +115,9 @@ fn outcome(result: &CrmResult<'_>, redact: &impl Fn(&str) -> String) -> Outcome 
             external_id: result
                 .crm_user_id
                 .and_then(id_text)
-                .filter(|id| id.len() <= EXTERNAL_ID_BYTES_MAX && !id.chars().any(char::is_control))
+                .filter(|id| external_id::is_usable(id))
                 .map(Cow::into_owned),
+            links: Vec::new(),
         },
         "failed" => failed(result, redact),
         _ => Outcome::Failed(Failure::of(

@@ -11,6 +11,8 @@ use crate::FailureClass;
 pub(crate) enum AdapterKind {
     BackendSync,
     CrmBatch,
+    Webhook,
+    WorkflowTrigger,
 }
 
 /// What an answer's status says.
@@ -34,9 +36,12 @@ struct Rule {
     retry_after: Verdict,
 }
 
-const S2: &[AdapterKind] = &[AdapterKind::BackendSync];
-const S3: &[AdapterKind] = &[AdapterKind::CrmBatch];
-const ALL: &[AdapterKind] = &[AdapterKind::BackendSync, AdapterKind::CrmBatch];
+/// Adapters whose answer's status is the contract.
+const BY_STATUS: &[AdapterKind] =
+    &[AdapterKind::BackendSync, AdapterKind::Webhook, AdapterKind::WorkflowTrigger];
+const BY_RESULTS: &[AdapterKind] = &[AdapterKind::CrmBatch];
+const ALL: &[AdapterKind] =
+    &[AdapterKind::BackendSync, AdapterKind::CrmBatch, AdapterKind::Webhook, AdapterKind::WorkflowTrigger];
 
 const TRANSIENT: Verdict = Verdict::Failed(FailureClass::Transient);
 const UNKNOWN: Verdict = Verdict::Failed(FailureClass::Unknown);
@@ -47,10 +52,10 @@ const fn rule(adapters: &'static [AdapterKind], from: u16, to: u16, verdict: Ver
     Rule { adapters, from, to, plain: verdict, retry_after: verdict }
 }
 
-/// Both adapters post to one fixed URL that does not name the user, so 404, 405 and 410 speak of the endpoint.
+/// All adapters post to one fixed URL that does not name the user, so 404, 405 and 410 speak of the endpoint.
 static STATUSES: &[Rule] = &[
-    rule(S2, 200, 299, Verdict::Delivered),
-    rule(S3, 200, 299, Verdict::ReadResults),
+    rule(BY_STATUS, 200, 299, Verdict::Delivered),
+    rule(BY_RESULTS, 200, 299, Verdict::ReadResults),
     // Redirects are not followed: the configured URL is wrong for everyone.
     rule(ALL, 300, 399, WHOLE_TARGET),
     // Credentials (also of a proxy on the way), payment.
@@ -102,6 +107,8 @@ pub(crate) enum Fault {
     SecretUnavailable,
     /// A header or the request cannot be built from these states.
     RequestInvalid,
+    /// The host's address is not one that this target's requests may go to.
+    AddressRefused,
     /// The host's name has no address.
     Dns,
     /// Nobody listens.
@@ -144,6 +151,7 @@ static FAULTS: &[FaultRule] = &[
     FaultRule(Fault::DataInvalid, FailureClass::Permanent, "data_invalid"),
     FaultRule(Fault::SecretUnavailable, FailureClass::WholeTarget, "secret_unavailable"),
     FaultRule(Fault::RequestInvalid, FailureClass::Permanent, "request_invalid"),
+    FaultRule(Fault::AddressRefused, FailureClass::WholeTarget, "address_refused"),
     FaultRule(Fault::Dns, FailureClass::WholeTarget, "dns"),
     FaultRule(Fault::ConnectionRefused, FailureClass::WholeTarget, "connection_refused"),
     FaultRule(Fault::ConnectTimeout, FailureClass::WholeTarget, "connect_timeout"),
@@ -177,7 +185,7 @@ impl Fault {
 /// The words that an override may name: those of failures on the way to the target or in its answer. The others are of
 /// our own making, and no target means anything by them.
 pub(crate) fn overridable_reasons() -> impl Iterator<Item = &'static str> {
-    let ours = [Fault::DataInvalid, Fault::SecretUnavailable, Fault::RequestInvalid];
+    let ours = [Fault::DataInvalid, Fault::SecretUnavailable, Fault::RequestInvalid, Fault::AddressRefused];
     FAULTS.iter().filter(move |rule| !ours.contains(&rule.0)).map(|rule| rule.2)
 }
 
@@ -278,6 +286,9 @@ mod tests {
     #[test]
     fn every_status_has_its_place() {
         assert_eq!(groups(AdapterKind::BackendSync, false), BACKEND_SYNC);
+        for same in [AdapterKind::Webhook, AdapterKind::WorkflowTrigger] {
+            assert_eq!(groups(same, false), BACKEND_SYNC);
+        }
         let crm = BACKEND_SYNC.replace("Delivered", "ReadResults");
         assert_eq!(groups(AdapterKind::CrmBatch, false), crm);
     }

@@ -3,7 +3,10 @@
 use crate::disposition::Fault;
 use crate::settings::{AdapterSettings, TargetError, TargetSettings};
 use crate::signature::{SigningKey, sign};
+use crate::webhook::message_id;
 use crate::{Delivery, TenantInfo};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use std::sync::Arc;
 
@@ -24,6 +27,7 @@ const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature
 pub(crate) struct Credentials {
     api_key: Option<Arc<str>>,
     bearer_token: Option<Arc<str>>,
+    basic_password: Option<Arc<str>>,
     signing_secrets: Vec<Arc<str>>,
 }
 
@@ -37,13 +41,15 @@ impl Credentials {
         Ok(Self {
             api_key: settings.api_key.current().map_err(unavailable)?.filter(present),
             bearer_token: settings.bearer_token.current().map_err(unavailable)?.filter(present),
+            basic_password: settings.basic_password.current().map_err(unavailable)?.filter(present),
             signing_secrets: settings.signing_secrets.current().map_err(unavailable)?,
         })
     }
 
     /// Every secret, to be masked wherever it may be echoed.
     pub(crate) fn exposed(&self) -> impl Iterator<Item = &str> {
-        self.api_key.iter().chain(&self.bearer_token).chain(&self.signing_secrets).map(|secret| &**secret)
+        let single = [&self.api_key, &self.bearer_token, &self.basic_password];
+        single.into_iter().flatten().chain(&self.signing_secrets).map(|secret| &**secret)
     }
 }
 
@@ -56,7 +62,16 @@ pub(crate) fn fixed(settings: &TargetSettings) -> Result<HeaderMap, TargetError>
         let parsed = HeaderName::try_from(name.as_str()).map_err(|_| refused(name))?;
         headers.insert(parsed, sensitive(value).ok_or_else(|| refused(name))?);
     }
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let mut content_type = HeaderValue::from_static("application/json");
+    if let AdapterSettings::Webhook { content_type: own, api_key_header, headers: templates, .. } =
+        &settings.adapter
+    {
+        content_type = HeaderValue::try_from(own.as_str()).map_err(|_| refused("Content-Type"))?;
+        for name in templates.iter().map(|(name, _)| name).chain([api_key_header]) {
+            HeaderName::try_from(name.as_str()).map_err(|_| refused(name))?;
+        }
+    }
+    headers.insert(CONTENT_TYPE, content_type);
     headers.insert(ACCEPT, HeaderValue::from_static("application/json, application/problem+json, */*;q=0.5"));
     if let AdapterSettings::CrmBatch { sync_source, .. } = &settings.adapter {
         let value = HeaderValue::try_from(sync_source.as_str()).map_err(|_| refused("X-Sync-Source"))?;
@@ -68,6 +83,9 @@ pub(crate) fn fixed(settings: &TargetSettings) -> Result<HeaderMap, TargetError>
 /// A request about to be sent.
 pub(crate) struct Attempt<'a> {
     pub(crate) adapter: &'a AdapterSettings,
+    pub(crate) basic_user: Option<&'a str>,
+    /// Values of the adapter's header templates, in their order.
+    pub(crate) templated: &'a [String],
     pub(crate) tenant: &'a TenantInfo,
     /// The one user of the request, if it carries only one.
     pub(crate) single: Option<&'a Delivery>,
@@ -95,6 +113,15 @@ impl Attempt<'_> {
             AdapterSettings::CrmBatch { .. } => {
                 headers.insert(TENANT_ID, text(&self.tenant.id)?);
             }
+            AdapterSettings::Webhook { headers: templates, .. } => {
+                headers.insert(TENANT, text(&self.tenant.id)?);
+                for ((name, _), value) in templates.iter().zip(self.templated) {
+                    headers.insert(header_name(name)?, text(value)?);
+                }
+            }
+            AdapterSettings::WorkflowTrigger(_) => {
+                headers.insert(TENANT, text(&self.tenant.id)?);
+            }
         }
         if let Some(delivery) = self.single {
             headers.insert(EVENT_ID, text(delivery.event_id.as_hyphenated().encode_lower(&mut [0; 36]))?);
@@ -105,10 +132,18 @@ impl Attempt<'_> {
             }
         }
         if let Some(key) = &credentials.api_key {
-            headers.insert(API_KEY, secret(key)?);
+            let name = match self.adapter {
+                AdapterSettings::Webhook { api_key_header, .. } => header_name(api_key_header)?,
+                _ => API_KEY,
+            };
+            headers.insert(name, secret(key)?);
         }
         if let Some(token) = &credentials.bearer_token {
             headers.insert(AUTHORIZATION, secret(&format!("Bearer {token}"))?);
+        }
+        if let (Some(user), Some(password)) = (self.basic_user, &credentials.basic_password) {
+            let pair = STANDARD.encode(format!("{user}:{password}"));
+            headers.insert(AUTHORIZATION, secret(&format!("Basic {pair}"))?);
         }
         self.add_signature(&mut headers, &credentials.signing_secrets)?;
         Ok(headers)
@@ -124,9 +159,7 @@ impl Attempt<'_> {
             .collect::<Result<_, _>>()
             .map_err(|error| (Fault::SecretUnavailable, error.to_string()))?;
         let id = match self.single {
-            Some(Delivery { event_id, resend: 0, .. }) => event_id.to_string(),
-            // Receivers know duplicates by this id, and a resend is none.
-            Some(Delivery { event_id, resend, .. }) => format!("{event_id}-{resend}"),
+            Some(delivery) => message_id(delivery),
             None => self.key.to_owned(),
         };
         headers.insert(WEBHOOK_ID, text(&id)?);
@@ -134,6 +167,11 @@ impl Attempt<'_> {
         headers.insert(WEBHOOK_SIGNATURE, secret(&sign(&keys, &id, self.now, self.body))?);
         Ok(())
     }
+}
+
+/// A name that was checked when the target was made.
+fn header_name(name: &str) -> Result<HeaderName, Unsendable> {
+    HeaderName::try_from(name).map_err(|_| (Fault::RequestInvalid, format!("{name:?} is no header's name")))
 }
 
 /// A header of our own making or of the states'. Text beyond ASCII goes out as UTF-8 bytes.

@@ -6,10 +6,12 @@
 //! about users, never retries and never waits. A request's bytes are a pure function of the states and the tenant, so
 //! a retry repeats them; the clock only enters `webhook-timestamp` and a `Retry-After` given as a date.
 //!
-//! The way of one attempt: `target` asks `backend_sync` or `crm_batch` for the body, `idempotency` and `headers` wrap
-//! it, `client` sends it, `disposition` says what the answer means, unless `overrides` says otherwise for this target,
-//! `crm_answer` reads per-user results, and `redaction` makes of the target's own words what may be logged.
+//! The way of one attempt: `target` asks the adapter (`backend_sync`, `crm_batch`, `webhook` with `template`, `workflow`)
+//! for the body, `idempotency` and `headers` wrap it, `client` sends it where `address` lets it, `disposition` says what
+//! the answer means, unless `overrides` says otherwise for this target, `crm_answer` reads per-user results, `workflow`
+//! and `external_id` read ids, and `redaction` makes of the target's own words what may be logged.
 
+mod address;
 mod backend_sync;
 mod canonical_user;
 mod client;
@@ -17,8 +19,10 @@ mod crm_answer;
 mod crm_batch;
 mod delivery;
 mod disposition;
+mod external_id;
 mod headers;
 mod idempotency;
+mod notice;
 mod outcome;
 mod overrides;
 mod problem;
@@ -29,9 +33,18 @@ mod retry_after;
 mod settings;
 pub mod signature;
 mod target;
+mod template;
+mod webhook;
+mod workflow;
 
+pub use address::AddressPolicy;
 pub use delivery::{Delivery, TenantInfo};
-pub use outcome::{Failure, FailureClass, Outcome};
+pub use notice::Notice;
+pub use outcome::{ExternalLink, Failure, FailureClass, Outcome};
 pub use overrides::Override;
-pub use settings::{AdapterSettings, Clock, SecretFn, SecretsFn, TargetError, TargetSettings};
+pub use settings::{
+    AdapterSettings, Clock, SecretFn, SecretsFn, TargetError, TargetSettings, TlsFiles, WebhookBody,
+    WorkflowSettings,
+};
 pub use target::Target;
+pub use template::{BodyTemplate, TemplateError, TextTemplate};

@@ -1,4 +1,5 @@
 use crate::disposition::{CONTENT_STATUSES, Fault};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What became of one state.
@@ -8,6 +9,9 @@ pub enum Outcome {
     Delivered {
         /// The target's own id of the user, where its answer tells one (seed 003: `crmUserId`).
         external_id: Option<String>,
+        /// Ids that the user has in systems behind the target, where its answer tells any (seed 000: `frontendUserId`
+        /// and `crmContactId`). Empty for most targets; holds no two of one system.
+        links: Vec<ExternalLink>,
     },
     /// The target says that it holds a newer version and changed nothing.
     Stale {
@@ -16,6 +20,20 @@ pub enum Outcome {
     },
     /// It was not delivered, or nobody knows.
     Failed(Failure),
+}
+
+/// The user's id in one system behind a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalLink {
+    /// The field of the answer that named the id, such as `frontendUserId`: it tells the systems behind one target apart.
+    pub system: Arc<str>,
+    /// The id, 1 to 512 bytes without control characters.
+    pub id: String,
+}
+
+impl Outcome {
+    /// The target holds the state; its answer told no id.
+    pub const DELIVERED: Self = Self::Delivered { external_id: None, links: Vec::new() };
 }
 
 /// Why a state was not delivered.

@@ -5,7 +5,8 @@ use crate::overrides::{Override, overridden_verdict, reclassify};
 use crate::{Failure, FailureClass};
 use proptest::prelude::*;
 
-const ADAPTERS: [AdapterKind; 2] = [AdapterKind::BackendSync, AdapterKind::CrmBatch];
+const ADAPTERS: [AdapterKind; 4] =
+    [AdapterKind::BackendSync, AdapterKind::CrmBatch, AdapterKind::Webhook, AdapterKind::WorkflowTrigger];
 
 #[test]
 fn every_status_there_can_be_has_a_verdict_and_only_a_2xx_is_a_success() {
@@ -20,10 +21,10 @@ fn every_status_there_can_be_has_a_verdict_and_only_a_2xx_is_a_success() {
 }
 
 #[test]
-fn both_adapters_mean_the_same_by_a_failure_and_a_hint_when_to_come_back_blames_no_user() {
+fn all_adapters_mean_the_same_by_a_failure_and_a_hint_when_to_come_back_blames_no_user() {
     for status in (0..=u16::MAX).filter(|status| !(200..300).contains(status)) {
-        let [one, other] = ADAPTERS.map(|adapter| verdict(adapter, status, false));
-        assert_eq!(one, other, "{status}");
+        let [one, others @ ..] = ADAPTERS.map(|adapter| verdict(adapter, status, false));
+        assert!(others.iter().all(|other| *other == one), "{status}");
         let hinted = verdict(AdapterKind::BackendSync, status, true);
         assert!(hinted == one || hinted == Verdict::Failed(FailureClass::WholeTarget), "{status}");
     }

@@ -1,6 +1,8 @@
-use crate::Override;
 use crate::disposition::AdapterKind;
+use crate::template::{BodyTemplate, TextTemplate};
+use crate::{AddressPolicy, Override};
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -24,18 +26,37 @@ pub struct TargetSettings {
     pub user_agent: String,
     /// Further headers of every request. Values are treated as secrets; Postbound's own headers win over them.
     pub headers: Vec<(String, String)>,
-    /// `X-Internal-API-Key` (seed 003). Default: none.
+    /// `X-Internal-API-Key` (seed 003), of a webhook the header it names. Default: none.
     pub api_key: SecretFn,
     /// `Authorization: Bearer`. Default: none.
     pub bearer_token: SecretFn,
+    /// User of `Authorization: Basic`, which goes out instead of a bearer token. Default: none.
+    pub basic_user: Option<String>,
+    /// Its password.
+    pub basic_password: SecretFn,
     /// Standard Webhooks secrets (`whsec_...`); each one signs. Default: requests are not signed.
     pub signing_secrets: SecretsFn,
+    /// What TLS is made with. Default: the system's authorities, and no certificate of our own.
+    pub tls: TlsFiles,
+    /// Tenants whose users the target wants; empty: all. Default: all.
+    pub tenants: Vec<String>,
+    /// Where requests may go. Default: anywhere.
+    pub addresses: AddressPolicy,
     /// The adapter and what only it knows.
     pub adapter: AdapterSettings,
     /// What this target means by an answer, over the built-in table. Default: none.
     pub dispositions: Vec<Override>,
     /// The time of an attempt. Default: the system's clock.
     pub clock: Clock,
+}
+
+/// Files in PEM, read when a target is made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TlsFiles {
+    /// Authorities that are trusted, instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// Our certificate and those it was issued by, and its key: for targets that ask for one (mutual TLS).
+    pub client: Option<(PathBuf, PathBuf)>,
 }
 
 /// An adapter with its own settings.
@@ -60,6 +81,69 @@ pub enum AdapterSettings {
         /// fields.
         send_versions: bool,
     },
+    /// One user a request, to any endpoint.
+    Webhook {
+        /// What the body is.
+        body: WebhookBody,
+        /// The body's `Content-Type`.
+        content_type: String,
+        /// Headers whose values are made of the state. Those of [`TargetSettings::headers`] of the same name give way.
+        headers: Vec<(String, TextTemplate)>,
+        /// The header that bears [`TargetSettings::api_key`].
+        api_key_header: String,
+        /// JSON pointer into the answer, to the target's own id of the user.
+        external_id: Option<String>,
+        /// Fields whose change alone is worth a request, each a name or a JSON pointer; empty: all of them.
+        changed_fields: Vec<String>,
+    },
+    /// One registration a request, which starts a workflow (seeds 000 and 001).
+    WorkflowTrigger(WorkflowSettings),
+}
+
+/// The body of a webhook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WebhookBody {
+    /// A CloudEvent 1.0 in structured JSON.
+    CloudEvents {
+        /// Its `source`, a URI reference.
+        source: String,
+        /// What stands before the action in its `type`.
+        type_prefix: String,
+    },
+    /// What a template of the configuration makes of the state.
+    Template(BodyTemplate),
+}
+
+/// What a workflow is told, and where its answer holds ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkflowSettings {
+    /// `trigger`.
+    pub trigger: String,
+    /// `inputData.eventType`.
+    pub event_type: String,
+    /// `inputData.source` of a user whose data names none.
+    pub source: String,
+    /// `metadata.platform` of a user whose data names none.
+    pub platform: String,
+    /// `metadata.authProvider` of a user whose data names none.
+    pub auth_provider: String,
+    /// Systems by name, each with the JSON pointer into the answer to the user's id there.
+    pub links: Vec<(Arc<str>, String)>,
+}
+
+impl Default for WorkflowSettings {
+    /// As the seeds have it.
+    fn default() -> Self {
+        let link = |name: &str| (Arc::from(name), format!("/{name}"));
+        Self {
+            trigger: "user_registration".to_owned(),
+            event_type: "account_created".to_owned(),
+            source: "website".to_owned(),
+            platform: "web".to_owned(),
+            auth_provider: "email".to_owned(),
+            links: vec![link("frontendUserId"), link("crmContactId")],
+        }
+    }
 }
 
 impl AdapterSettings {
@@ -67,6 +151,17 @@ impl AdapterSettings {
         match self {
             Self::BackendSync { .. } => AdapterKind::BackendSync,
             Self::CrmBatch { .. } => AdapterKind::CrmBatch,
+            Self::Webhook { .. } => AdapterKind::Webhook,
+            Self::WorkflowTrigger(_) => AdapterKind::WorkflowTrigger,
+        }
+    }
+
+    /// Whether a success's body may tell ids, and is therefore read.
+    pub(crate) fn reads_ids(&self) -> bool {
+        match self {
+            Self::BackendSync { .. } | Self::CrmBatch { .. } => false,
+            Self::Webhook { external_id, .. } => external_id.is_some(),
+            Self::WorkflowTrigger(_) => true,
         }
     }
 }
@@ -85,7 +180,12 @@ impl TargetSettings {
             headers: Vec::new(),
             api_key: SecretFn::none(),
             bearer_token: SecretFn::none(),
+            basic_user: None,
+            basic_password: SecretFn::none(),
             signing_secrets: SecretsFn::none(),
+            tls: TlsFiles::default(),
+            tenants: Vec::new(),
+            addresses: AddressPolicy::Any,
             adapter,
             dispositions: Vec::new(),
             clock: Clock::default(),
@@ -137,6 +237,16 @@ pub enum TargetError {
         target: String,
         /// Which, and why.
         problem: String,
+    },
+    /// A certificate or key cannot be used.
+    #[error("the {what} of target {target} cannot be used: {reason}")]
+    Tls {
+        /// Name of the target.
+        target: String,
+        /// Which of the files.
+        what: &'static str,
+        /// Why. Never holds what is in the file.
+        reason: String,
     },
     /// The HTTP client cannot be built, for one because the system has no root certificates.
     #[error("no http client can be built for target {target}: {reason}")]

@@ -5,10 +5,11 @@ use crate::headers::{Attempt, Credentials, fixed};
 use crate::overrides::{overridden_verdict, reclassify};
 use crate::problem::Problem;
 use crate::redaction::Redactor;
-use crate::settings::{AdapterSettings, TargetError, TargetSettings};
-use crate::{Delivery, Failure, FailureClass, Outcome, TenantInfo};
-use crate::{backend_sync, crm_answer, crm_batch, idempotency, retry_after};
-use reqwest::header::HeaderMap;
+use crate::settings::{AdapterSettings, TargetError, TargetSettings, WebhookBody};
+use crate::{Delivery, Failure, FailureClass, Notice, Outcome, TenantInfo};
+use crate::{backend_sync, crm_answer, crm_batch, external_id, idempotency, retry_after, webhook, workflow};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use serde_json::value::RawValue;
 
 /// One system kept in step, as the worker calls it. Holds the connections; make one per target and share it.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct Target {
 struct Request {
     body: Vec<u8>,
     key: String,
+    /// Values of the adapter's header templates, in their order.
+    templated: Vec<String>,
 }
 
 impl Target {
@@ -48,9 +51,29 @@ impl Target {
     /// Users one request carries at most.
     pub fn batch_users_max(&self) -> usize {
         match self.settings.adapter {
-            AdapterSettings::BackendSync { .. } => 1,
+            AdapterSettings::BackendSync { .. }
+            | AdapterSettings::Webhook { .. }
+            | AdapterSettings::WorkflowTrigger(_) => 1,
             AdapterSettings::CrmBatch { batch_users_max, .. } => batch_users_max,
         }
+    }
+
+    /// Whether the target wants users of the tenant. Those it does not want must not be delivered.
+    pub fn wants_tenant(&self, tenant: &str) -> bool {
+        let tenants = &self.settings.tenants;
+        tenants.is_empty() || tenants.iter().any(|wanted| wanted == tenant)
+    }
+
+    /// A digest of what the target watches of a user: of two states with the same digest the second is no news to a
+    /// target that holds the first. None: every change is news, or the data cannot be read.
+    pub fn fingerprint(&self, data: &RawValue) -> Option<[u8; 32]> {
+        let fields = webhook::watched_fields(&self.settings.adapter);
+        if fields.is_empty() { None } else { webhook::fingerprint(fields, data) }
+    }
+
+    /// Whether [`Target::fingerprint`] gives any.
+    pub fn watches_fields(&self) -> bool {
+        !webhook::watched_fields(&self.settings.adapter).is_empty()
     }
 
     /// Makes one attempt to deliver the states, all of one tenant and of distinct users, and gives one outcome per
@@ -77,6 +100,46 @@ impl Target {
             Ok(_) => Ok(()),
             Err((fault, detail)) => Err(format!("{}: {detail}", fault.disposition().1)),
         }
+    }
+
+    /// Makes one attempt to tell a webhook what is no user's state, signed and authenticated as its other requests. Never
+    /// retries; returns within the timeout.
+    ///
+    /// # Errors
+    /// Why it was not taken.
+    pub async fn notify(&self, notice: &Notice) -> Result<(), Failure> {
+        let AdapterSettings::Webhook { body, .. } = &self.settings.adapter else {
+            return Err(Failure::of(Fault::RequestInvalid, "only webhooks are told notices"));
+        };
+        let source = match body {
+            WebhookBody::CloudEvents { source, .. } => source,
+            WebhookBody::Template(_) => "/postbound",
+        };
+        let (body, key, now) = (notice.render(source), notice.id.to_string(), self.settings.clock.now());
+        let tenant = TenantInfo::unknown(notice.tenant.clone().unwrap_or_default());
+        let attempt = Attempt {
+            adapter: &self.settings.adapter,
+            basic_user: self.settings.basic_user.as_deref(),
+            templated: &[],
+            tenant: &tenant,
+            single: None,
+            key: &key,
+            body: &body,
+            now: now.unix_timestamp(),
+        };
+        let unsendable = |(fault, detail)| Failure::of(fault, detail);
+        let credentials = Credentials::current(&self.settings).map_err(unsendable)?;
+        let mut headers = attempt.headers(&self.fixed_headers, &credentials).map_err(unsendable)?;
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/cloudevents+json"));
+        let is_final = |status| self.verdict(status, false) == Verdict::Delivered;
+        let answer = self.client.post(headers, body, now, is_final).await.map_err(unsendable)?;
+        let Verdict::Failed(class) = self.verdict(answer.status, answer.retry_after.is_some()) else {
+            return Ok(());
+        };
+        let failure = Failure::new(class, status_reason(answer.status), "");
+        let mut failure = Failure { status: Some(answer.status), retry_after: answer.retry_after, ..failure };
+        reclassify(&self.settings.dispositions, &mut failure);
+        Err(failure)
     }
 
     async fn deliver_batch(&self, deliveries: &[Delivery], tenant: &TenantInfo) -> Vec<Outcome> {
@@ -115,6 +178,7 @@ impl Target {
             .collect();
         let sound: Vec<&Delivery> = states.iter().map(|(delivery, _)| *delivery).collect();
         let Some((first, user)) = states.first() else { return (sound, None) };
+        let mut templated = Vec::new();
         let body = match &self.settings.adapter {
             AdapterSettings::BackendSync { .. } => backend_sync::render(first, user),
             AdapterSettings::CrmBatch { synced_by, application_code, send_versions, .. } => {
@@ -126,10 +190,16 @@ impl Target {
                 };
                 crm_batch::render(&envelope, &states)
             }
+            AdapterSettings::Webhook { body, headers, .. } => {
+                let (body, values) = webhook::render(body, headers, first, tenant);
+                templated = values;
+                body
+            }
+            AdapterSettings::WorkflowTrigger(settings) => workflow::render(settings, first, user),
         };
         let events = sound.iter().map(|delivery| (delivery.event_id, delivery.resend));
         let key = idempotency::key(events, &self.settings.name, &body);
-        (sound, Some(Request { body, key }))
+        (sound, Some(Request { body, key, templated }))
     }
 
     async fn send(&self, deliveries: &[&Delivery], tenant: &TenantInfo, request: Request) -> Vec<Outcome> {
@@ -137,6 +207,8 @@ impl Target {
         let single = <[&Delivery; 1]>::try_from(deliveries).ok().map(|[delivery]| delivery);
         let attempt = Attempt {
             adapter: &self.settings.adapter,
+            basic_user: self.settings.basic_user.as_deref(),
+            templated: &request.templated,
             tenant,
             single,
             key: &request.key,
@@ -151,8 +223,11 @@ impl Target {
             Ok(prepared) => prepared,
             Err((fault, detail)) => return Failure::of(fault, detail).for_all(deliveries.len()),
         };
-        let is_final =
-            |status| !may_be_stale(deliveries, status) && self.verdict(status, false) == Verdict::Delivered;
+        let is_final = |status| {
+            !may_be_stale(deliveries, status)
+                && self.verdict(status, false) == Verdict::Delivered
+                && !self.settings.adapter.reads_ids()
+        };
         match self.client.post(headers, request.body, now, is_final).await {
             Ok(answer) => self.settle(&answer, deliveries, &credentials),
             Err((fault, detail)) => Failure::of(fault, detail).for_all(deliveries.len()),
@@ -196,10 +271,36 @@ impl Target {
             return vec![Outcome::Stale { held_version }];
         }
         match self.verdict(answer.status, answer.retry_after.is_some()) {
-            Verdict::Delivered => vec![Outcome::Delivered { external_id: None }; deliveries.len()],
+            Verdict::Delivered => self.delivered(answer, deliveries, credentials),
             Verdict::Failed(class) => self.refused(class, answer, deliveries, credentials),
             Verdict::ReadResults => self.read_results(answer, deliveries, credentials),
         }
+    }
+
+    /// A status that is a success. Ids are taken from the body as far as it came: without them the state is delivered all
+    /// the same, and asking again could do twice what shall be done once.
+    fn delivered(
+        &self,
+        answer: &Answer,
+        deliveries: &[&Delivery],
+        credentials: &Credentials,
+    ) -> Vec<Outcome> {
+        let (mut external_id, mut links) = (None, Vec::new());
+        match &self.settings.adapter {
+            AdapterSettings::Webhook { external_id: Some(pointer), .. } if answer.end == BodyEnd::Whole => {
+                let answer = serde_json::from_slice(&answer.body).ok();
+                external_id = answer.and_then(|answer| external_id::at(&answer, pointer));
+            }
+            AdapterSettings::WorkflowTrigger(settings) if answer.end == BodyEnd::Whole => {
+                if workflow::says_failed(&answer.body) {
+                    let (class, reason) = Fault::SuccessFalse.disposition();
+                    return self.refused_for(class, reason, answer, deliveries, credentials);
+                }
+                links = workflow::links(settings, &answer.body);
+            }
+            _ => {}
+        }
+        vec![Outcome::Delivered { external_id, links }; deliveries.len()]
     }
 
     fn read_results(
@@ -238,6 +339,18 @@ impl Target {
         deliveries: &[&Delivery],
         credentials: &Credentials,
     ) -> Vec<Outcome> {
+        self.refused_for(class, status_reason(answer.status), answer, deliveries, credentials)
+    }
+
+    /// The same for a reason other than its status.
+    fn refused_for(
+        &self,
+        class: FailureClass,
+        reason: &'static str,
+        answer: &Answer,
+        deliveries: &[&Delivery],
+        credentials: &Credentials,
+    ) -> Vec<Outcome> {
         let problem = Problem::parse(&answer.body);
         let redact = |text: &str| match text {
             "" => String::new(),
@@ -252,7 +365,7 @@ impl Target {
             }
             (None, _) => String::new(),
         };
-        let failure = Failure::new(class, status_reason(answer.status), detail);
+        let failure = Failure::new(class, reason, detail);
         Failure { status: Some(answer.status), retry_after: answer.retry_after, ..failure }
             .for_all(deliveries.len())
     }

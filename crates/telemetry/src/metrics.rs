@@ -92,6 +92,9 @@ fn describe() {
     describe_gauge!(names::IN_FLIGHT, Unit::Count, "requests being sent");
     describe_gauge!(names::PARTITIONS_OWNED, Unit::Count, "partitions this worker owns");
     describe_gauge!(names::PARTITIONS_TOTAL, Unit::Count, "partitions of the installation");
+    describe_counter!(names::INGRESS_WEBHOOKS, Unit::Count, "webhooks that came in, by outcome");
+    describe_gauge!(names::INGRESS_WAITING, Unit::Count, "inbound changes that wait for an identity link");
+    describe_counter!(names::INGRESS_EVENTS, Unit::Count, "requests to POST /v1/events, by outcome");
     describe_histogram!(names::LEDGER_COMMIT, Unit::Seconds, "time one commit of the ledger took");
     describe_histogram!(names::LEDGER_BATCH_SIZE, Unit::Count, "outcomes one commit of the ledger gathered");
 }

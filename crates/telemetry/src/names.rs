@@ -46,6 +46,14 @@ pub const LEDGER_COMMIT: &str = "postbound_ledger_commit_seconds";
 /// Histogram: outcomes one commit of the ledger gathered.
 pub const LEDGER_BATCH_SIZE: &str = "postbound_ledger_batch_size";
 
+/// Counter `source`, `outcome` (`applied`, `echo`, `older`, `deleted`, `waiting`, `repeated`, `ignored`, or the problem's
+/// type, such as `unauthorized`): webhooks that came in.
+pub const INGRESS_WEBHOOKS: &str = "postbound_ingress_webhooks_total";
+/// Gauge: inbound changes that wait for an identity link.
+pub const INGRESS_WAITING: &str = "postbound_ingress_waiting";
+/// Counter `outcome` (`written`, `replayed`, or the problem's type): requests to `POST /v1/events`.
+pub const INGRESS_EVENTS: &str = "postbound_ingress_events_total";
+
 /// Values of the `outcome` label of [`DELIVERIES`].
 pub mod outcome {
     /// The target took it.

@@ -14,7 +14,7 @@ use metrics::{Counter, Gauge, Histogram};
 use postbound_broker::{Broker, TargetNames};
 use postbound_event::UserKey;
 use postbound_store::{Generation, Lease, Store, WorkerId};
-use postbound_target::{Delivery, Failure, Outcome, TenantInfo};
+use postbound_target::{Delivery, Failure, Notice, Outcome, TenantInfo};
 use postbound_telemetry::names;
 use std::{
     sync::{
@@ -250,6 +250,24 @@ impl TargetContext {
             self.rest(of_backfill, started);
             return Sent::Outcomes { outcomes, probe: is_probe };
         }
+    }
+
+    /// Tells the target what is no user's state, behind live changes. None: it is closed, and was told nothing.
+    pub(crate) async fn notify(&self, notice: &Notice) -> Option<Result<(), Failure>> {
+        let passage = self.breakers.pass("").await;
+        // A probe is for users' states: breakers judge by those alone.
+        if matches!(passage, Passage::Held | Passage::Probe(_)) {
+            return None;
+        }
+        let Turn { token, of_backfill: _of_backfill, _of_all } = loop {
+            let turn = self.turn(true, &passage).await;
+            if turn.token.is_valid() {
+                break turn;
+            }
+        };
+        token.spend();
+        let _in_flight = InFlight::enter(&self.counters.in_flight);
+        Some(self.plan.client.notify(notice).await)
     }
 
     /// Waits for a place among the requests, for the rate limit, and for a lease that holds long enough.

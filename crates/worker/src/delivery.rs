@@ -2,14 +2,16 @@ use crate::{
     batch::{Claim, Tried},
     context::{Sent, TargetContext},
     dead_letters::letter_body,
+    identity::{is_registered, told_links},
     lane::{Next, held_back},
+    news,
     retry::{History, Verdict as Decision},
 };
 use postbound_broker::Headers;
 use postbound_event::{Event, UserKey};
 use postbound_store::{
-    Aftermath, Doubt, Held, ItemOutcome, NextAttempt, ParkedSchedule, ParkedState, ParkingCause, Settlement,
-    StoreError, Unknown, Verdict, within,
+    Aftermath, Doubt, Held, ItemOutcome, NewLink, NextAttempt, ParkedSchedule, ParkedState, ParkingCause,
+    Settlement, StoreError, Unknown, Verdict, within,
 };
 use postbound_target::{Delivery, Failure, FailureClass, Outcome};
 use std::{sync::Arc, time::Duration};
@@ -68,7 +70,7 @@ pub(crate) async fn settle_echo(
         target: Arc::clone(&context.name),
         key: event.key.clone(),
         version: event.version,
-        verdict: Verdict::Delivered { present, external_id: None },
+        verdict: Verdict::Delivered { present, links: Vec::new() },
         aftermath: doubt.map(|doubt| Box::new(Aftermath { doubt: Some(doubt), ..Aftermath::default() })),
         under: context.lease_of(&event.key),
     };
@@ -125,6 +127,12 @@ impl Delivering {
             data: event.data.clone().into(),
             resend: event.resend,
         };
+        if self.is_told_already().await? {
+            return self.told_already().await;
+        }
+        if !news::concerns(&self.context, &self.next, self.held).await {
+            return self.settle_unsent().await;
+        }
         loop {
             let openings = self.context.breakers.openings(&delivery.key.tenant);
             let (outcome, probe) = match self.attempt(&delivery).await? {
@@ -132,7 +140,9 @@ impl Delivering {
                 Tried::Outcome { outcome, probe } => (outcome, probe),
             };
             let mut failure = match outcome {
-                Outcome::Delivered { external_id } => return self.delivered(external_id).await,
+                Outcome::Delivered { external_id, links } => {
+                    return self.delivered(told_links(external_id, links)).await;
+                }
                 Outcome::Stale { held_version } => return Box::pin(self.stale(held_version)).await,
                 Outcome::Failed(failure) => failure,
             };
@@ -199,8 +209,9 @@ impl Delivering {
         tried.ok_or(Abandoned)
     }
 
-    async fn delivered(self, external_id: Option<String>) -> Result<Ended, Abandoned> {
-        let held = self.commit_delivered(external_id, ItemOutcome::Delivered).await?;
+    async fn delivered(self, links: Vec<NewLink>) -> Result<Ended, Abandoned> {
+        let held = self.commit_delivered(links, ItemOutcome::Delivered).await?;
+        news::keep(&self.context, &self.next.event).await;
         let (event, counters) = (&self.next.event, &self.context.counters);
         counters.delivered.increment(1);
         counters.superseded.increment(self.next.folded as u64);
@@ -219,6 +230,40 @@ impl Delivering {
             "user synced"
         );
         Ok(Ended::Settled(Box::new(self.next.event), held, ItemOutcome::Delivered))
+    }
+
+    /// The target has no use for the state: nothing is sent, and it counts as held.
+    async fn settle_unsent(self) -> Result<Ended, Abandoned> {
+        let held = self.commit_delivered(Vec::new(), ItemOutcome::Delivered).await?;
+        news::keep(&self.context, &self.next.event).await;
+        self.context.counters.skipped.increment(1);
+        tracing::debug!(
+            target.name = %self.context.name, user.id = %self.next.event.key.user,
+            user.version = self.next.event.version, "no news for the target; not sent"
+        );
+        Ok(Ended::Settled(Box::new(self.next.event), held, ItemOutcome::Delivered))
+    }
+
+    /// Whether a job would tell a target of registrations what it has been told.
+    async fn is_told_already(&self) -> Result<bool, Abandoned> {
+        let asked = within(ASK_TIMEOUT, is_registered(&self.context, &self.next.event));
+        asked.await.map_err(|error| {
+            tracing::warn!(error = %error, "identity links not read");
+            Abandoned
+        })
+    }
+
+    async fn told_already(self) -> Result<Ended, Abandoned> {
+        // A letter is closed by it: there is nothing left to send.
+        let is_letter = self.next.event.log_id != 0;
+        let outcome = if is_letter { ItemOutcome::Delivered } else { ItemOutcome::Superseded };
+        let held = self.commit_delivered(Vec::new(), outcome).await?;
+        self.context.counters.superseded.increment(1);
+        tracing::info!(
+            target.name = %self.context.name, user.id = %self.next.event.key.user,
+            user.version = self.next.event.version, "target has heard of this registration"
+        );
+        Ok(Ended::Settled(Box::new(self.next.event), held, ItemOutcome::Superseded))
     }
 
     /// One more try failed for the user's own sake.
@@ -251,7 +296,7 @@ impl Delivering {
             };
             return self.bury(&diverged(detail)).await;
         }
-        let held = self.commit_delivered(None, ItemOutcome::Superseded).await?;
+        let held = self.commit_delivered(Vec::new(), ItemOutcome::Superseded).await?;
         self.context.counters.superseded.increment(1 + self.next.folded as u64);
         tracing::info!(
             target.name = %self.context.name, user.id = %self.next.event.key.user, user.version = version,
@@ -269,11 +314,7 @@ impl Delivering {
         within(ASK_TIMEOUT, self.context.store.wanted_version(&self.context.name, event)).await
     }
 
-    async fn commit_delivered(
-        &self,
-        external_id: Option<String>,
-        outcome: ItemOutcome,
-    ) -> Result<Held, Abandoned> {
+    async fn commit_delivered(&self, links: Vec<NewLink>, outcome: ItemOutcome) -> Result<Held, Abandoned> {
         let present = self.next.action != postbound_event::Action::Deleted;
         let doubt = self.doubt();
         let doubt_until = match &doubt {
@@ -283,7 +324,7 @@ impl Delivering {
             Some(Doubt::Raised { late: None, .. }) | None => self.held.doubt_until,
             Some(Doubt::Cleared { .. }) => None,
         };
-        self.commit(Verdict::Delivered { present, external_id }, doubt, outcome).await?;
+        self.commit(Verdict::Delivered { present, links }, doubt, outcome).await?;
         let delivered_version = self.held.delivered_version.max(self.next.event.version);
         Ok(Held { delivered_version, present, parked: false, doubt_until, ..self.held })
     }

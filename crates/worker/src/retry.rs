@@ -66,7 +66,8 @@ impl RetrySchedule {
         jittered(pause.unwrap_or(Duration::from_secs(1)), self.jitter, random)
     }
 
-    fn parked_pause(&self, class: FailureClass, attempts: u32, random: f64) -> Duration {
+    /// The pause before a parked state's next try, after so many.
+    pub(crate) fn parked_pause(&self, class: FailureClass, attempts: u32, random: f64) -> Duration {
         let quick = if class == FailureClass::Transient { self.attempts } else { 1 };
         let place = attempts.saturating_sub(quick) as usize;
         let pause = self.schedule.get(place).or(self.schedule.last()).copied();

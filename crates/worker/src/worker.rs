@@ -6,6 +6,7 @@ use crate::{
     generation::Draining,
     ledger::Ledger,
     links::keep_connected,
+    notices::keep_telling,
     pace::Pace,
     partition::{LinkWatch, Partition},
     settings::{TargetPlan, WorkerSettings},
@@ -274,6 +275,9 @@ impl Worker {
         };
         served.report_generation();
         served.start_archiving(&self.health);
+        if served.context.plan.registration.subscribes() {
+            tokio::spawn(keep_telling(Arc::downgrade(&served.context)));
+        }
         self.served.insert(name, served);
     }
 

@@ -1,7 +1,9 @@
 //! Answers of targets.
 
 use postbound_event::{Action, UserKey};
-use postbound_target::{AdapterSettings, Delivery, Outcome, SecretFn, Target, TargetSettings};
+use postbound_target::{
+    AdapterSettings, Delivery, Outcome, SecretFn, Target, TargetSettings, WebhookBody, WorkflowSettings,
+};
 use serde_json::value::RawValue;
 use std::{sync::LazyLock, time::Duration};
 use time::OffsetDateTime;
@@ -22,26 +24,43 @@ static CRM_BATCH: LazyLock<Target> = LazyLock::new(|| {
         send_versions: true,
     })
 });
+static WEBHOOK: LazyLock<Target> = LazyLock::new(|| {
+    target_of(AdapterSettings::Webhook {
+        body: WebhookBody::CloudEvents { source: "/".to_owned(), type_prefix: String::new() },
+        content_type: "application/json".to_owned(),
+        headers: Vec::new(),
+        api_key_header: "X-API-Key".to_owned(),
+        external_id: Some("/contact/id".to_owned()),
+        changed_fields: Vec::new(),
+    })
+});
+static WORKFLOW: LazyLock<Target> =
+    LazyLock::new(|| target_of(AdapterSettings::WorkflowTrigger(WorkflowSettings::default())));
 static DELIVERIES: LazyLock<Vec<Delivery>> = LazyLock::new(|| (1..=3).map(delivery).collect());
 
-/// Lines: number of users (the first byte; 0: `backend-sync`), status, `Retry-After`; what follows is the body. Every
+/// Lines: number of users (the first byte; 0: `backend-sync`, h: `webhook`, w: `workflow-trigger`), status, `Retry-After`; what follows is the body. Every
 /// user has an outcome, failures tell neither secrets nor the users' data, and nothing but a 2xx is a success.
 pub fn target(data: &[u8]) {
     let mut parts = data.splitn(4, |byte| *byte == b'\n');
     let [users, status, retry_after, body] = [(); 4].map(|()| parts.next().unwrap_or_default());
     let status = std::str::from_utf8(status).ok().and_then(|text| text.parse().ok()).unwrap_or(200);
     let retry_after = std::str::from_utf8(retry_after).ok().filter(|text| !text.is_empty());
-    let (target, deliveries) = match usize::from(users.first().unwrap_or(&b'0') % 4) {
-        0 => (&*BACKEND_SYNC, &DELIVERIES[..1]),
-        users => (&*CRM_BATCH, &DELIVERIES[..users]),
+    let (target, deliveries) = match users.first().unwrap_or(&b'0') {
+        b'h' => (&*WEBHOOK, &DELIVERIES[..1]),
+        b'w' => (&*WORKFLOW, &DELIVERIES[..1]),
+        users => match usize::from(users % 4) {
+            0 => (&*BACKEND_SYNC, &DELIVERIES[..1]),
+            users => (&*CRM_BATCH, &DELIVERIES[..users]),
+        },
     };
     let outcomes = target.read_answer(status, retry_after, body.to_vec(), deliveries);
     assert_eq!(outcomes.len(), deliveries.len());
     for outcome in outcomes {
         match outcome {
-            Outcome::Delivered { external_id } => {
+            Outcome::Delivered { external_id, links } => {
                 assert!((200..300).contains(&status), "{status} is no success");
-                assert!(external_id.is_none_or(|id| id.len() <= 512 && !id.chars().any(char::is_control)));
+                let ids = external_id.into_iter().chain(links.into_iter().map(|link| link.id));
+                ids.for_each(|id| assert!(id.len() <= 512 && !id.chars().any(char::is_control)));
             }
             Outcome::Stale { held_version } => {
                 assert!(held_version.is_none_or(|version| version > 0));

@@ -227,7 +227,7 @@ fn doubtful(user: &str, version: i64, late: Option<i64>) -> Settlement {
 
 /// A success, and nothing else.
 fn taken(user: &str, version: i64, under: Option<Lease>) -> Settlement {
-    let verdict = Verdict::Delivered { present: true, external_id: None };
+    let verdict = Verdict::Delivered { present: true, links: Vec::new() };
     let key = UserKey::new("t0", user);
     Settlement { target: "backend".into(), key, version, verdict, aftermath: None, under }
 }

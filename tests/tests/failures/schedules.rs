@@ -79,7 +79,7 @@ async fn a_newer_state_undoes_neither_an_operators_retry_nor_a_breakers_refund()
         postbound_tests::register_targets(database.superuser(), &["backend"]).await;
         let operation = Operation { command: "users retry", acting_as: None, filter: json!({}) };
         let store = database.store(Role::Operator);
-        assert_eq!(store.retry_user(("t0", "u"), None, &operation).await.unwrap(), ["backend"]);
+        assert_eq!(store.wake_parked_user(("t0", "u"), None, &operation).await.unwrap(), ["backend"]);
     };
     let refunds = async |database: &TestDatabase| {
         database.store(Role::Worker).open_breaker(&opening()).await.unwrap();

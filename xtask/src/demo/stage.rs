@@ -11,6 +11,7 @@ use sqlx::postgres::PgPoolOptions;
 use uuid::Uuid;
 
 use super::app;
+use super::flows::Systems;
 use super::process::Process;
 use super::settings::Settings;
 use crate::commands::target;
@@ -37,6 +38,8 @@ pub(crate) struct Site {
     config: PathBuf,
     folder: PathBuf,
     metrics: Vec<(&'static str, SocketAddr)>,
+    /// Where services of ours would ask.
+    pub(crate) systems: Systems,
 }
 
 impl Stage {
@@ -58,22 +61,24 @@ impl Stage {
         )?;
         let api_key = Uuid::new_v4().simple().to_string();
         let settings = Settings { database_url: &database_url, broker_url: &broker_url, api_key: &api_key };
-        settings.write(&config, None)?;
+        settings.write(&config, None, None)?;
         let start = |name, args: &[&str]| {
             Process::start(program, &with_config(args, &config.to_string_lossy()), name, &folder)
         };
-        // The receivers choose their ports, so they come first; they need nothing of Postbound's.
-        let mut backend = start("receiver-backend", &["receiver", "--only", "backend-sync"])?;
-        let mut crm = start("receiver-crm", &["receiver", "--only", "crm-batch"])?;
         let run =
             async |name, args: &[&str]| run(program, &config.to_string_lossy(), &folder, name, args).await;
+        run("migrate", &["migrate"]).await?;
+        // Each chooses its port, so the ingress comes before the receivers, which tell it of changes, and those before the
+        // workers.
+        let mut ingress = start("ingress", &["ingress"])?;
+        let ingress_address = ingress.address("ingress listening").await?;
+        settings.write(&config, Some(ingress_address), None)?;
+        let mut backend = start("receiver-backend", &["receiver", "--only", "backend-sync"])?;
+        let mut crm = start("receiver-crm", &["receiver", "--only", "crm-batch"])?;
         let listening = "reference receiver listening";
-        let (backend_address, crm_address, _) = tokio::try_join!(
-            backend.address(listening),
-            crm.address(listening),
-            run("migrate", &["migrate"])
-        )?;
-        settings.write(&config, Some([backend_address, crm_address]))?;
+        let (backend_address, crm_address) =
+            tokio::try_join!(backend.address(listening), crm.address(listening))?;
+        settings.write(&config, Some(ingress_address), Some([backend_address, crm_address]))?;
         let password = Uuid::new_v4().simple().to_string();
         tokio::try_join!(
             run("topology-apply", &["topology", "apply"]),
@@ -82,7 +87,7 @@ impl Stage {
         for (name, args) in [("relay", "relay"), ("worker-1", "worker"), ("worker-2", "worker")] {
             self.processes.push(start(name, &[args])?);
         }
-        self.processes.extend([backend, crm]);
+        self.processes.extend([ingress, backend, crm]);
         let site = Site {
             app_url: self.services.postgres.url_as(app::ROLE, &password, NAME),
             database_url,
@@ -90,6 +95,7 @@ impl Stage {
             metrics: self.metrics().await?,
             config,
             folder,
+            systems: Systems { ingress: ingress_address, backend: backend_address, key: api_key.clone() },
         };
         Ok(self.site.insert(site).clone())
     }

@@ -38,7 +38,7 @@ impl Rights {
             "-- doctor_login
             select me.rolname::text, quote_ident(me.rolname), me.rolsuper, array(
                 select g.rolname::text from pg_roles as g
-                where g.rolname in ('postbound_producer', 'postbound_relay', 'postbound_worker', 'postbound_operator', 'postbound_viewer')
+                where g.rolname in ('postbound_producer', 'postbound_relay', 'postbound_worker', 'postbound_ingress', 'postbound_operator', 'postbound_viewer')
                   and pg_has_role(me.oid, g.oid, 'usage') order by g.rolname)
             from pg_roles as me where me.rolname = current_user",
         )

@@ -4,7 +4,7 @@ use crate::{
     operate::{self, Acting},
     output::{print, print_json},
 };
-use postbound_store::{CreatedJob, JobOptions, LetterFilter, Store};
+use postbound_store::{Retried, Store};
 use serde_json::json;
 
 /// `postbound users retry`
@@ -24,23 +24,8 @@ pub(super) async fn run(
     }
     let asked = json!({ "tenant": user.tenant, "user": user.user, "target": target });
     let operation = acting.operation("users retry", asked);
-    let retried = store.retry_user(user.key(), target, &operation).await.map_err(failed)?;
-    // Where the user is parked, a letter is older than what waits.
-    let dead: Vec<i64> = rows
-        .iter()
-        .filter(|row| target.is_none_or(|target| target == row.target) && !retried.contains(&row.target))
-        .filter_map(|row| row.open_letter)
-        .collect();
-    let jobs: Vec<CreatedJob> = match dead.is_empty() {
-        true => Vec::new(),
-        false => {
-            let filter = LetterFilter { letters: dead, ..LetterFilter::default() };
-            store
-                .create_replay_jobs(&filter, None, &JobOptions::default(), &operation)
-                .await
-                .map_err(failed)?
-        }
-    };
+    let Retried { retried, jobs } =
+        store.retry_user(user.key(), &rows, target, &operation).await.map_err(failed)?;
     if json {
         print_json(&json!({ "retried": retried, "jobs": jobs }))?;
         return Ok(Exit::Done);

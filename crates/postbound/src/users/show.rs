@@ -1,6 +1,6 @@
 use super::{
     UserArgs,
-    standing::{Standing, why},
+    standing::{why, words},
 };
 use crate::{
     exit::{Exit, failed},
@@ -10,7 +10,7 @@ use crate::{
 };
 use postbound_broker::TargetNames;
 use postbound_event::UserKey;
-use postbound_store::{Store, UserAtTarget, UserHead};
+use postbound_store::{Standing, Store, UserAtTarget, UserHead};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -107,13 +107,20 @@ fn render(shown: &Shown<'_>) -> String {
             row.target.clone(),
             row.held_version.to_string(),
             if row.present { "yes" } else { "no" }.to_owned(),
-            or_dash(row.external_id.as_ref()),
-            state.words().to_owned(),
+            ids(row),
+            words(*state).to_owned(),
             why.clone(),
         ]);
     }
     text.push_str(&format!("\n\n{}", lines(&rows)));
     text
+}
+
+/// The user's id at the target, and those behind it by the field that named them.
+fn ids(row: &UserAtTarget) -> String {
+    let behind = row.links.iter().map(|(system, id)| format!("{system} {id}"));
+    let ids: Vec<_> = row.external_id.iter().cloned().chain(behind).collect();
+    or_dash((!ids.is_empty()).then(|| ids.join(", ")))
 }
 
 #[cfg(test)]
@@ -141,19 +148,29 @@ mod tests {
             erased_at: None,
         };
         let synced = UserAtTarget { target: "backend".into(), held_version: 7, external_id: None, ..row() };
+        let links =
+            [("crmContactId".to_owned(), "c-9".to_owned()), ("frontendUserId".to_owned(), "f-3".to_owned())];
+        let workflow = UserAtTarget {
+            target: "workflow".into(),
+            held_version: 7,
+            external_id: None,
+            links: sqlx::types::Json(links.into()),
+            ..row()
+        };
         let shown = Shown {
             tenant: "acme",
             user: "u1",
             head,
-            targets: vec![at(synced), at(parked_row()), at(row())],
+            targets: vec![at(synced), at(parked_row()), at(row()), at(workflow)],
         };
         insta::assert_snapshot!(render(&shown), @r"
         user u1 of tenant acme: version 7, updated 2026-11-21 21:59:00Z
 
-        target   holds  present  external id  state       why
-        backend  7      yes      -            in sync     since 2026-11-21 20:00:00Z
-        crm      5      yes      crm-1        parked      attempt 3 failed: http_503 (maintenance); next at 2026-11-21 22:05:00Z
-        crm      5      yes      crm-1        on its way  published to postbound.crm.g1.p003, worker host:7
+        target    holds  present  external id                           state       why
+        backend   7      yes      -                                     in sync     since 2026-11-21 20:00:00Z
+        crm       5      yes      crm-1                                 parked      attempt 3 failed: http_503 (maintenance); next at 2026-11-21 22:05:00Z
+        crm       5      yes      crm-1                                 on its way  published to postbound.crm.g1.p003, worker host:7
+        workflow  7      yes      crmContactId c-9, frontendUserId f-3  in sync     since 2026-11-21 20:00:00Z
         ");
     }
 }

@@ -1,60 +1,15 @@
 use crate::moment::{show as show_moment, show_if};
-use postbound_store::UserAtTarget;
-use serde::Serialize;
+use postbound_store::{Standing, UserAtTarget};
 
-/// Where a user stands at a target. Pure: it follows from the row alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Standing {
-    /// The target has the newest change.
-    InSync,
-    /// The newest change is not for this target, and nothing older waits.
-    NotForThisTarget,
-    /// Published, being sent, or still in the log.
-    OnItsWay,
-    /// It failed, and is tried again.
-    Parked,
-    /// Nothing is sent to the target, or for the tenant, for now.
-    HeldBack,
-    /// It was given up.
-    Dead,
-}
-
-impl Standing {
-    pub(super) fn of(row: &UserAtTarget) -> Self {
-        if row.held_version >= row.newest_version {
-            Self::InSync
-        } else if row.attempts.is_some() || row.closed_since.is_some() && row.wanted != Some(false) {
-            match row.closed_since {
-                Some(_) => Self::HeldBack,
-                None => Self::Parked,
-            }
-        } else if row.letter_version.is_some_and(|letter| letter >= row.newest_version)
-            || row.wanted == Some(false) && row.open_letter.is_some()
-        {
-            Self::Dead
-        } else if row.wanted == Some(false) {
-            Self::NotForThisTarget
-        } else {
-            Self::OnItsWay
-        }
-    }
-
-    /// In one or two words.
-    pub(super) fn words(self) -> &'static str {
-        match self {
-            Self::InSync => "in sync",
-            Self::NotForThisTarget => "not for it",
-            Self::OnItsWay => "on its way",
-            Self::Parked => "parked",
-            Self::HeldBack => "held back",
-            Self::Dead => "dead letter",
-        }
-    }
-
-    /// Whether somebody may have to wait for, or do, anything.
-    pub(super) fn is_settled(self) -> bool {
-        matches!(self, Self::InSync | Self::NotForThisTarget)
+/// Where a user stands, in one or two words.
+pub(super) fn words(standing: Standing) -> &'static str {
+    match standing {
+        Standing::InSync => "in sync",
+        Standing::NotForThisTarget => "not for it",
+        Standing::OnItsWay => "on its way",
+        Standing::Parked => "parked",
+        Standing::HeldBack => "held back",
+        Standing::Dead => "dead letter",
     }
 }
 
@@ -129,6 +84,7 @@ pub(super) mod tests {
             present: true,
             held_since: Some(datetime!(2026-11-21 20:00 UTC)),
             external_id: Some("crm-1".into()),
+            links: Default::default(),
             dead_version: 0,
             dead_reason: None,
             open_letter: None,
@@ -139,6 +95,7 @@ pub(super) mod tests {
             parked_reason: None,
             parked_status: None,
             parked_detail: None,
+            last_failed_at: None,
             next_attempt_at: None,
             closed_since: None,
             closed_reason: None,

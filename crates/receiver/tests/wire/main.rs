@@ -7,3 +7,4 @@ mod faults;
 mod samples;
 mod schema;
 mod stage;
+mod workflow;

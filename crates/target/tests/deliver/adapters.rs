@@ -2,7 +2,7 @@
 //! of `conformance` is asked of it.
 
 use crate::server::{answer, late};
-use crate::states::{backend, crm, settings, signed, updated};
+use crate::states::{backend, crm, settings, signed, template, updated, webhook, workflow};
 use axum::response::Response;
 use postbound_target::{AdapterSettings, Delivery, TargetSettings};
 use serde_json::{Value, json};
@@ -16,6 +16,12 @@ pub(crate) struct Adapter {
     pub(crate) users_max: usize,
     /// What makes a 2xx a success.
     pub(crate) success: Success,
+    /// The header of the API key.
+    pub(crate) api_key: &'static str,
+    /// `Content-Type` of its requests.
+    pub(crate) content_type: &'static str,
+    /// Whether a resend tells in its body that it is none of the event before, too.
+    pub(crate) resends_in_body: bool,
     /// The body of a 200 that takes every user of this request.
     pub(crate) good: fn(&str) -> String,
     /// An answer that fails this user, and says so with these words.
@@ -29,6 +35,8 @@ pub(crate) struct Adapter {
 pub(crate) enum Success {
     /// The status: whatever the body holds.
     Status,
+    /// The status too; ids are taken from the body as far as it comes.
+    StatusWithIds,
     /// The results in the body, which must therefore be whole.
     Results,
 }
@@ -36,7 +44,7 @@ pub(crate) enum Success {
 /// Status and JSON body of an answer.
 pub(crate) struct Reply(u16, String);
 
-pub(crate) static ADAPTERS: &[Adapter] = &[BACKEND_SYNC, CRM_BATCH];
+pub(crate) static ADAPTERS: &[Adapter] = &[BACKEND_SYNC, CRM_BATCH, WEBHOOK, TEMPLATE, WORKFLOW_TRIGGER];
 
 /// Seed 002.
 const BACKEND_SYNC: Adapter = Adapter {
@@ -44,6 +52,9 @@ const BACKEND_SYNC: Adapter = Adapter {
     own: backend,
     users_max: 1,
     success: Success::Status,
+    api_key: "x-internal-api-key",
+    content_type: "application/json",
+    resends_in_body: false,
     good: |_| String::new(),
     refusal: |_, words| Reply(422, json!({ "success": false, "error": words }).to_string()),
     stale: |_, held| {
@@ -55,12 +66,38 @@ const BACKEND_SYNC: Adapter = Adapter {
     },
 };
 
+/// Any endpoint, as a CloudEvent.
+const WEBHOOK: Adapter = Adapter {
+    name: "webhook",
+    own: webhook,
+    api_key: "x-api-key",
+    content_type: "application/cloudevents+json",
+    resends_in_body: true,
+    ..BACKEND_SYNC
+};
+
+/// Any endpoint, by a template, with an id in its answer.
+const TEMPLATE: Adapter = Adapter {
+    name: "webhook by template",
+    own: template,
+    success: Success::StatusWithIds,
+    api_key: "x-api-key",
+    ..BACKEND_SYNC
+};
+
+/// Seeds 000 and 001.
+const WORKFLOW_TRIGGER: Adapter =
+    Adapter { name: "workflow-trigger", own: workflow, success: Success::StatusWithIds, ..BACKEND_SYNC };
+
 /// Seed 003.
 const CRM_BATCH: Adapter = Adapter {
     name: "crm-batch",
     own: crm,
     users_max: 100,
     success: Success::Results,
+    api_key: "x-internal-api-key",
+    content_type: "application/json",
+    resends_in_body: false,
     good: |request| {
         let request: Value = serde_json::from_str(request).unwrap();
         let result = |user: &Value| json!({ "userId": user["id"], "status": "updated" });

@@ -9,3 +9,5 @@ mod redaction;
 mod server;
 mod signature;
 mod states;
+mod webhook;
+mod workflow;

@@ -1,6 +1,7 @@
 use postbound_event::{Action, UserKey};
 use postbound_target::{
-    AdapterSettings, Clock, Delivery, Outcome, SecretFn, SecretsFn, Target, TargetSettings, TenantInfo,
+    AdapterSettings, BodyTemplate, Clock, Delivery, Outcome, SecretFn, SecretsFn, Target, TargetSettings,
+    TenantInfo, TextTemplate, WebhookBody, WorkflowSettings,
 };
 use serde_json::value::RawValue;
 use std::sync::Arc;
@@ -53,6 +54,37 @@ pub(crate) fn crm() -> AdapterSettings {
     }
 }
 
+pub(crate) fn webhook() -> AdapterSettings {
+    AdapterSettings::Webhook {
+        body: WebhookBody::CloudEvents { source: "/postbound".to_owned(), type_prefix: "user.".to_owned() },
+        content_type: "application/cloudevents+json".to_owned(),
+        headers: Vec::new(),
+        api_key_header: "X-API-Key".to_owned(),
+        external_id: None,
+        changed_fields: Vec::new(),
+    }
+}
+
+/// A webhook whose body is `body`, with the user in a header and the id of the answer's contact.
+pub(crate) fn webhook_of(body: &str) -> AdapterSettings {
+    AdapterSettings::Webhook {
+        body: WebhookBody::Template(BodyTemplate::parse(body).unwrap()),
+        content_type: "application/json".to_owned(),
+        headers: vec![("X-User".to_owned(), TextTemplate::parse("{{/tenant/id}} {{/user}}").unwrap())],
+        api_key_header: "X-API-Key".to_owned(),
+        external_id: Some("/contact/id".to_owned()),
+        changed_fields: Vec::new(),
+    }
+}
+
+pub(crate) fn template() -> AdapterSettings {
+    webhook_of(r#"{"who": "{{/user}}", "all": "{{/data}}", "v": "{{/version}}"}"#)
+}
+
+pub(crate) fn workflow() -> AdapterSettings {
+    AdapterSettings::WorkflowTrigger(WorkflowSettings::default())
+}
+
 /// Settings with a standing clock, a small cap, and timeouts that no busy machine meets.
 pub(crate) fn settings(url: &str, adapter: AdapterSettings) -> TargetSettings {
     TargetSettings {
@@ -82,8 +114,16 @@ pub(crate) async fn deliver(settings: TargetSettings, deliveries: &[Delivery]) -
 /// An outcome in one line: class, reason, seconds of `Retry-After`, and the flags that are set.
 pub(crate) fn brief(outcome: &Outcome) -> String {
     match outcome {
-        Outcome::Delivered { external_id: None } => "delivered".to_owned(),
-        Outcome::Delivered { external_id: Some(id) } => format!("delivered as {id}"),
+        Outcome::Delivered { external_id, links } => {
+            let mut brief = "delivered".to_owned();
+            if let Some(id) = external_id {
+                brief += &format!(" as {id}");
+            }
+            for link in links {
+                brief += &format!(" {}={}", link.system, link.id);
+            }
+            brief
+        }
         Outcome::Stale { held_version } => format!("stale {held_version:?}"),
         Outcome::Failed(failure) => {
             let mut brief = format!("{} {}", failure.class.as_str(), failure.reason);

@@ -107,7 +107,7 @@ fn pass(breakers: &Breakers, tenant: &str) -> Passage {
     breakers.pass(tenant).now_or_never().expect("it need not wait")
 }
 
-const DELIVERED: Outcome = Outcome::Delivered { external_id: None };
+const DELIVERED: Outcome = Outcome::DELIVERED;
 
 #[tokio::test(start_paused = true)]
 async fn what_is_open_is_asked_by_one_request_when_it_is_due_and_parks_users_after_a_minute() {

@@ -69,7 +69,7 @@ async fn a_success_that_is_garbage_counts_only_where_the_status_is_the_contract(
     for adapter in ADAPTERS {
         let expected = match adapter.success {
             // Seed 002: "Return HTTP 200 on success".
-            Success::Status => "delivered",
+            Success::Status | Success::StatusWithIds => "delivered",
             // A page of HTML with a 200 is no result for anybody.
             Success::Results => "transient bad_response",
         };

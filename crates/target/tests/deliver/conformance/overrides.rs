@@ -58,7 +58,7 @@ async fn a_status_can_be_made_a_success_only_where_no_results_decide() {
         let dispositions = vec![Override::Status { from: 404, to: 404, class: None }];
         let settings = TargetSettings { dispositions, ..adapter.settings(&server.url()) };
         match adapter.success {
-            Success::Status => {
+            Success::Status | Success::StatusWithIds => {
                 let outcomes = deliver(settings, &[updated("a", 1)]).await;
                 assert_eq!(brief(&outcomes[0]), "delivered", "{}", adapter.name);
             }

@@ -44,7 +44,7 @@ async fn check(
     let server = serve(reply).await;
     for adapter in ADAPTERS {
         let expected = match adapter.success {
-            Success::Status => by_status,
+            Success::Status | Success::StatusWithIds => by_status,
             Success::Results => by_results,
         };
         check_url(adapter, timeout, &format!("http://{}/", server.address), expected, bisect).await;

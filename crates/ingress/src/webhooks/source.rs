@@ -1,0 +1,41 @@
+use std::time::Instant;
+
+use postbound_config::{IngressSource, SecretList};
+
+use crate::problem::Problem;
+use crate::rate_limit::RateLimiter;
+use crate::{IngressError, webhooks::verify};
+
+/// A configured source, ready to be served.
+pub(crate) struct Source {
+    pub(crate) settings: IngressSource,
+    pub(super) secrets: SecretList,
+    limiter: Option<RateLimiter>,
+}
+
+impl Source {
+    /// Reads the secrets once, so that one that is none stops the start.
+    pub(crate) fn new(settings: &IngressSource) -> Result<Self, IngressError> {
+        let key = || format!("sources.{}.signing_secrets", settings.name);
+        let missing = || IngressError::Setting { key: key(), problem: "is required".to_owned() };
+        let secrets = settings.signing_secrets().ok_or_else(missing)?;
+        let current = secrets.current().map_err(|error| IngressError::Secret { key: key(), error })?;
+        verify::check_secrets(settings, &current)
+            .map_err(|problem| IngressError::Setting { key: key(), problem })?;
+        let limiter = settings.rate_limit.map(RateLimiter::new);
+        Ok(Self { settings: settings.clone(), secrets, limiter })
+    }
+
+    /// The key of its section.
+    pub(crate) fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// Counts one request, or refuses it (429).
+    pub(super) fn admit(&self) -> Result<(), Problem> {
+        match &self.limiter {
+            Some(limiter) => limiter.admit(Instant::now()).map_err(Problem::rate_limited),
+            None => Ok(()),
+        }
+    }
+}

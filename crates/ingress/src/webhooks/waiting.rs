@@ -1,0 +1,312 @@
+//! Changes of users whom nobody knows yet: kept, and tried again until a link names the user.
+//!
+//! The sender's id is locked while it is looked up, kept or applied, so that of two messages of one user the older is
+//! never applied after the newer.
+
+use axum::http::HeaderMap;
+use postbound_config::InboundKind;
+use serde_json::Value;
+use sqlx::{Connection as _, PgConnection};
+
+use super::Source;
+use super::inbound::{Inbound, InboundChange};
+use super::take::{Message, TakeError, Taken, apply_to, record, tenant_of};
+use crate::Ingress;
+
+/// Changes kept per source. More are refused, and come again from their sender.
+const WAITING_MAX: i64 = 100_000;
+/// Ids tried in one go.
+const RETRY_BATCH: i64 = 100;
+/// The reason of a change that is not tried again: the outbox refused it.
+const REFUSED: &str = "refused";
+
+/// Whom a change is of.
+pub(super) enum Whom {
+    Known {
+        tenant_id: String,
+        user_id: String,
+    },
+    /// Nobody, as far as is known.
+    Unknown {
+        reason: &'static str,
+    },
+}
+
+/// Finds the user of a change.
+pub(super) async fn whom(
+    connection: &mut PgConnection,
+    source: &Source,
+    change: &InboundChange,
+) -> Result<Whom, sqlx::Error> {
+    if source.settings.kind == InboundKind::Clerk {
+        return Ok(Whom::Known { tenant_id: tenant_of(change).to_owned(), user_id: change.id.clone() });
+    }
+    lock_id(connection, source.name(), &change.id).await?;
+    match &source.settings.link_target {
+        Some(target) => {
+            let system = source.settings.link_system.as_deref().unwrap_or_default();
+            linked(connection, target, system, change).await
+        }
+        None => known(connection, change).await,
+    }
+}
+
+/// Keeps a change until its user is known.
+pub(super) async fn keep(
+    connection: &mut PgConnection,
+    source: &Source,
+    message: &Message<'_>,
+    change: &InboundChange,
+    reason: &str,
+) -> Result<(), TakeError> {
+    let waiting: i64 = sqlx::query_scalar(
+        "-- inbound_waiting_count
+        select count(*) from (select from postbound.inbound_waiting where source = $1 limit $2) as w",
+    )
+    .bind(source.name())
+    .bind(WAITING_MAX)
+    .fetch_one(&mut *connection)
+    .await?;
+    if waiting >= WAITING_MAX {
+        return Err(TakeError::Full);
+    }
+    sqlx::query(
+        "-- inbound_keep
+        insert into postbound.inbound_waiting
+            (source, message_id, tenant_id, target, system, external_id, body, reason)
+        values ($1, $2, $3, $4, $5, $6, $7, $8)
+        on conflict on constraint inbound_waiting_once do nothing",
+    )
+    .bind(source.name())
+    .bind(&message.id)
+    .bind(&change.tenant)
+    .bind(source.settings.link_target.as_deref().unwrap_or_default())
+    .bind(source.settings.link_system.as_deref().unwrap_or_default())
+    .bind(&change.id)
+    .bind(message.body)
+    .bind(reason)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+#[derive(sqlx::FromRow)]
+struct Kept {
+    waiting_id: i64,
+    message_id: String,
+    body: Value,
+}
+
+/// Applies what waits for a user who is known now, in the order it came. The sender's id is locked.
+pub(super) async fn apply_waiting(
+    connection: &mut PgConnection,
+    source: &Source,
+    external_id: &str,
+    user: (&str, &str),
+) -> Result<usize, TakeError> {
+    let mut applied = 0;
+    for kept in kept_of(connection, source.name(), external_id).await? {
+        let Ok(Inbound::Change(change)) = Inbound::read(source, &HeaderMap::new(), &kept.body) else {
+            // The source's settings are others now; whoever changed them sees it in the list.
+            refuse(connection, kept.waiting_id).await?;
+            continue;
+        };
+        // A refusal takes back this change alone.
+        let mut savepoint = connection.begin().await?;
+        match apply_to(&mut savepoint, source, &change, user).await {
+            Ok(taken) => {
+                settle(&mut savepoint, source.name(), &kept, taken).await?;
+                savepoint.commit().await?;
+                applied += 1;
+            }
+            Err(error) if error.class() == REFUSED => {
+                savepoint.rollback().await?;
+                tracing::error!(
+                    source = source.name(),
+                    waiting_id = kept.waiting_id,
+                    "ingress.waiting.refused"
+                );
+                refuse(connection, kept.waiting_id).await?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(applied)
+}
+
+/// Tries again what is due; gives how many changes were applied.
+pub(crate) async fn retry_due(ingress: &Ingress) -> Result<usize, sqlx::Error> {
+    let sources: Vec<&str> = ingress.sources.iter().map(|source| source.name()).collect();
+    let due: Vec<(String, String)> = sqlx::query_as(
+        "-- inbound_due
+        select w.source, w.external_id from postbound.inbound_waiting as w
+        where w.due_at <= clock_timestamp() and w.source = any($1) and w.reason <> 'refused'
+        group by w.source, w.external_id order by min(w.due_at) limit $2",
+    )
+    .bind(sources)
+    .bind(RETRY_BATCH)
+    .fetch_all(&ingress.pool)
+    .await?;
+    let mut applied = 0;
+    for (source, external_id) in due {
+        let Some(source) = ingress.sources.iter().find(|known| known.name() == source) else { continue };
+        match retry(ingress, source, &external_id).await {
+            Ok(count) => applied += count,
+            Err(error) => {
+                tracing::warn!(source = source.name(), class = error.class(), "ingress.waiting.failed");
+                postpone(&mut *ingress.pool.acquire().await?, source.name(), &external_id, error.class())
+                    .await?;
+            }
+        }
+    }
+    Ok(applied)
+}
+
+async fn retry(ingress: &Ingress, source: &Source, external_id: &str) -> Result<usize, TakeError> {
+    let mut transaction = ingress.pool.begin().await?;
+    lock_id(&mut transaction, source.name(), external_id).await?;
+    let first = kept_of(&mut transaction, source.name(), external_id).await?.into_iter().next();
+    let Some(first) = first else { return Ok(0) };
+    let mut applied = 0;
+    match Inbound::read(source, &HeaderMap::new(), &first.body) {
+        Ok(Inbound::Change(change)) => match whom(&mut transaction, source, &change).await? {
+            Whom::Known { tenant_id, user_id } => {
+                let user = (tenant_id.as_str(), user_id.as_str());
+                applied = apply_waiting(&mut transaction, source, external_id, user).await?;
+            }
+            Whom::Unknown { reason } => {
+                postpone(&mut transaction, source.name(), external_id, reason).await?;
+            }
+        },
+        _ => refuse(&mut transaction, first.waiting_id).await?,
+    }
+    transaction.commit().await?;
+    Ok(applied)
+}
+
+/// Until the transaction ends, nobody else looks up, keeps or applies changes of this id.
+async fn lock_id(connection: &mut PgConnection, source: &str, external_id: &str) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "-- inbound_lock_id
+        select pg_advisory_xact_lock(hashtextextended('postbound.inbound:' || $1 || chr(31) || $2, 0))",
+    )
+    .bind(source)
+    .bind(external_id)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The user a target's id is linked to.
+async fn linked(
+    connection: &mut PgConnection,
+    target: &str,
+    system: &str,
+    change: &InboundChange,
+) -> Result<Whom, sqlx::Error> {
+    let mut users: Vec<(String, String)> = sqlx::query_as(
+        "-- inbound_linked
+        select distinct l.tenant_id, l.user_id from postbound.identity_link as l
+        where l.target = $1 and l.external_id = $2 and ($3 = '' or l.system = $3)
+          and ($4::text is null or l.tenant_id = $4)
+        limit 2",
+    )
+    .bind(target)
+    .bind(&change.id)
+    .bind(system)
+    .bind(&change.tenant)
+    .fetch_all(connection)
+    .await?;
+    Ok(match (users.pop(), users.is_empty()) {
+        (Some((tenant_id, user_id)), true) => Whom::Known { tenant_id, user_id },
+        (Some(_), false) => Whom::Unknown { reason: "linked to several users" },
+        (None, _) => Whom::Unknown { reason: "not linked" },
+    })
+}
+
+/// The user of that very id, if there is one.
+async fn known(connection: &mut PgConnection, change: &InboundChange) -> Result<Whom, sqlx::Error> {
+    let tenant_id = tenant_of(change);
+    let known: bool = sqlx::query_scalar(
+        "-- inbound_known
+        select exists (select from postbound.user_head where tenant_id = $1 and user_id = $2 and version > 0)",
+    )
+    .bind(tenant_id)
+    .bind(&change.id)
+    .fetch_one(connection)
+    .await?;
+    Ok(match known {
+        true => Whom::Known { tenant_id: tenant_id.to_owned(), user_id: change.id.clone() },
+        false => Whom::Unknown { reason: "no such user" },
+    })
+}
+
+async fn kept_of(
+    connection: &mut PgConnection,
+    source: &str,
+    external_id: &str,
+) -> Result<Vec<Kept>, sqlx::Error> {
+    sqlx::query_as(
+        "-- inbound_kept
+        select waiting_id, message_id, body from postbound.inbound_waiting
+        where source = $1 and external_id = $2 and reason <> 'refused'
+        order by waiting_id for update",
+    )
+    .bind(source)
+    .bind(external_id)
+    .fetch_all(connection)
+    .await
+}
+
+async fn settle(
+    connection: &mut PgConnection,
+    source: &str,
+    kept: &Kept,
+    taken: Taken,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "-- inbound_settle
+        with settled as (delete from postbound.inbound_waiting where waiting_id = $1)
+        update postbound.inbound_message set outcome = 'applied' where source = $2 and message_id = $3",
+    )
+    .bind(kept.waiting_id)
+    .bind(source)
+    .bind(&kept.message_id)
+    .execute(&mut *connection)
+    .await?;
+    record(connection, source, &kept.message_id, taken).await
+}
+
+async fn refuse(connection: &mut PgConnection, waiting_id: i64) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "-- inbound_refuse
+        update postbound.inbound_waiting
+        set reason = 'refused', tries = tries + 1, tried_at = clock_timestamp() where waiting_id = $1",
+    )
+    .bind(waiting_id)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Comes back later: after 1 s, 2 s, 4 s ... a minute.
+async fn postpone(
+    connection: &mut PgConnection,
+    source: &str,
+    external_id: &str,
+    reason: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "-- inbound_postpone
+        update postbound.inbound_waiting
+        set tries = tries + 1, tried_at = clock_timestamp(), reason = $3,
+            due_at = clock_timestamp() + least(60, 2 ^ least(tries, 6)) * interval '1 second'
+        where source = $1 and external_id = $2 and reason <> 'refused'",
+    )
+    .bind(source)
+    .bind(external_id)
+    .bind(reason)
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,105 @@
+use crate::{context::TargetContext, settings::RetrySchedule};
+use postbound_store::{Notice, StoreError, Told, within};
+use postbound_target::{Failure, FailureClass};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+use time::OffsetDateTime;
+use tokio::time::{Instant, sleep};
+
+/// How often it is looked for notices that are due.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Notices taken at once, to be told one after the other.
+const TAKEN_MAX: i64 = 20;
+/// How long they are kept from other workers, beside the time their requests may take.
+const HOLD: Duration = Duration::from_secs(60);
+/// Time a statement may take.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often those that were given up long ago are removed.
+const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+
+/// Tells a target that subscribed to notices what is no user's state, as long as the target is worked for. Several workers
+/// may do so side by side. Notices have no order; what fails is told again by the schedule of parked users, and given up
+/// at the horizon.
+pub(crate) async fn keep_telling(context: Weak<TargetContext>) {
+    let mut pruned_at = None;
+    loop {
+        sleep(LOOK_EVERY).await;
+        let Some(context) = context.upgrade() else { break };
+        if let Err(error) = round(&context, &mut pruned_at).await {
+            tracing::warn!(target.name = %context.name, error = %error, "notices not told; trying again");
+        }
+    }
+}
+
+async fn round(context: &Arc<TargetContext>, pruned_at: &mut Option<Instant>) -> Result<(), StoreError> {
+    let (store, name) = (&context.store, &*context.name);
+    if pruned_at.is_none_or(|at| at.elapsed() > PRUNE_EVERY) {
+        within(STATEMENT_TIMEOUT, store.prune_notices()).await?;
+        *pruned_at = Some(Instant::now());
+    }
+    let hold = HOLD + context.plan.timeout * u32::try_from(TAKEN_MAX).unwrap_or(u32::MAX);
+    loop {
+        let config_hash = &context.plan.registration.config_hash;
+        let due = within(STATEMENT_TIMEOUT, store.take_notices(name, config_hash, hold, TAKEN_MAX)).await?;
+        let started = Instant::now();
+        let is_last = due.len() < usize::try_from(TAKEN_MAX).unwrap_or(usize::MAX);
+        for notice in due {
+            // What cannot be begun in time is another's, or ours again, when the hold is over.
+            if started.elapsed() + context.plan.timeout + STATEMENT_TIMEOUT > hold {
+                return Ok(());
+            }
+            let Some(told) = context.notify(&to_tell(&notice)).await else { return Ok(()) };
+            let told =
+                told.map_or_else(|failure| judge(&context.plan.retry, &notice, &failure), |()| Told::Taken);
+            say(context, &notice, told);
+            within(STATEMENT_TIMEOUT, store.settle_notice(notice.notice_id, told)).await?;
+        }
+        if is_last {
+            return Ok(());
+        }
+    }
+}
+
+fn to_tell(notice: &Notice) -> postbound_target::Notice {
+    postbound_target::Notice {
+        id: notice.event_id,
+        kind: notice.kind.clone(),
+        tenant: notice.tenant_id.clone(),
+        user: notice.user_id.clone(),
+        at: notice.noted_at,
+        data: notice.data.clone(),
+    }
+}
+
+/// What a failure comes to. A target that fails as a whole uses nothing up but time.
+fn judge(retry: &RetrySchedule, notice: &Notice, failure: &Failure) -> Told {
+    let attempts = u32::try_from(notice.attempts).unwrap_or(u32::MAX);
+    let failing_for =
+        notice.first_failed_at.map(|since| OffsetDateTime::now_utc() - since).unwrap_or_default();
+    let is_refused = failure.class == FailureClass::Permanent && attempts >= retry.permanent_attempts;
+    if is_refused || failing_for >= retry.horizon {
+        return Told::Dead(failure.reason);
+    }
+    let pause =
+        failure.retry_after.unwrap_or_else(|| retry.parked_pause(failure.class, attempts, rand::random()));
+    Told::Again(failure.reason, pause)
+}
+
+fn say(context: &TargetContext, notice: &Notice, told: Told) {
+    let (name, kind, id) = (&context.name, &notice.kind, notice.notice_id);
+    match told {
+        Told::Taken => {
+            tracing::debug!(target.name = %name, notice.kind = %kind, notice.id = id, "notice taken");
+        }
+        Told::Again(reason, pause) => tracing::warn!(
+            target.name = %name, notice.kind = %kind, notice.id = id, reason, attempt = notice.attempts,
+            retry_in_ms = pause.as_millis() as u64, "notice not taken; telling it again"
+        ),
+        Told::Dead(reason) => tracing::error!(
+            target.name = %name, notice.kind = %kind, notice.id = id, reason, attempts = notice.attempts,
+            "notice given up"
+        ),
+    }
+}

@@ -1,0 +1,112 @@
+//! What a webhook is told beside users' states: who was linked, and that a resync is done.
+
+use super::hook::{Hook, Request};
+use super::{HURRIED, SOON, Town};
+use postbound_target::signature::{HeaderNames, SigningKey, Verifier};
+use postbound_tests::{Role, eventually};
+use serde_json::json;
+use time::OffsetDateTime;
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/// A webhook that wants to hear of deleted users, and of these notices.
+async fn subscribed(hook: &Hook, notices: &str) -> Town {
+    let url = hook.url();
+    Town::start("hook", |_| {
+        format!(
+            "adapter = \"webhook\"\nurl = \"{url}\"\nallow_private_addresses = true\nactions = [\"deleted\"]\n\
+             notices = {notices}\nsigning_secrets = [\"{SECRET}\"]\nretry.permanent_attempts = 2\n{HURRIED}"
+        )
+    })
+    .await
+}
+
+fn id_of_signed(request: &Request) -> String {
+    let keys = vec![SigningKey::parse(SECRET).unwrap()];
+    let verifier = Verifier { keys, names: HeaderNames::Standard, body_bytes_max: 1 << 20 };
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    verifier.verify(&request.headers, &request.body, now).unwrap().to_owned()
+}
+
+/// The first request that was taken of this type and subject.
+async fn until_taken(hook: &Hook, kind: &str, subject: &str) -> Request {
+    eventually(&format!("{kind} of {subject} is taken"), SOON, async || {
+        hook.taken().into_iter().find(|request| {
+            let body = request.json();
+            body["type"] == kind && body["subject"].as_str().unwrap_or_default() == subject
+        })
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_hears_of_links_and_of_a_finished_resync_once_each() {
+    let hook = Hook::start(|_| json!({})).await;
+    let town = subscribed(&hook, "[\"identity.linked\", \"sync.completed\"]").await;
+    hook.refuse(&[500]);
+    town.emit("t0", "u1", "created", r#"{"email": "u1@example.com"}"#).await;
+    let told = until_taken(&hook, "identity.linked", "u1").await;
+    let id = town.ask("select external_id from postbound.identity_link where target = 'crm'").await;
+    let body = told.json();
+    let linked = json!({ "tenant": "t0", "user": "u1", "target": "crm", "system": null, "externalId": id });
+    assert_eq!(
+        (&body["data"], &body["tenantid"], &body["specversion"]),
+        (&linked, &json!("t0"), &json!("1.0"))
+    );
+    assert_eq!(told.header("content-type"), "application/cloudevents+json");
+    let ids: Vec<_> = hook.asked().iter().map(id_of_signed).collect();
+    assert_eq!(ids, [body["id"].as_str().unwrap(); 2], "the refused one was told again under its id");
+
+    // The same link is no news.
+    town.emit("t0", "u1", "updated", r#"{"email": "u1@example.org"}"#).await;
+    town.installation.until_settled(&["backend", "crm"]).await;
+    let resync = ["resync", "--target", "crm", "--tenant", "t0"];
+    assert!(town.installation.run(Role::Operator, &resync).await.status.success());
+    let done = until_taken(&hook, "sync.completed", "").await.json();
+    let job: i64 = town.ask("select job_id from postbound.job").await.parse().unwrap();
+    let counts =
+        json!({ "job": job, "target": "crm", "delivered": 1, "superseded": 0, "dead": 0, "skipped": 0 });
+    assert_eq!(done["data"], counts);
+    eventually("nothing is left to tell", SOON, async || {
+        (town.ask("select count(*) from postbound.notice").await == "0").then_some(())
+    })
+    .await;
+    assert_eq!(hook.taken().len(), 2, "{:?}", hook.taken());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_notice_that_is_refused_again_is_given_up_and_says_why_and_an_erasure_forgets_it() {
+    let hook = Hook::start(|_| json!({})).await;
+    let town = subscribed(&hook, "[\"identity.linked\"]").await;
+    hook.refuse(&[422, 422]);
+    town.emit("t0", "u1", "created", r#"{"email": "u1@example.com"}"#).await;
+    eventually("it is given up", SOON, async || {
+        let dead = "select count(*) from postbound.notice where dead_at is not null and reason = 'http_422' and attempts = 2";
+        (town.ask(dead).await == "1").then_some(())
+    })
+    .await;
+    // The others go on.
+    town.emit("t0", "u2", "created", r#"{"email": "u2@example.com"}"#).await;
+    until_taken(&hook, "identity.linked", "u2").await;
+    // What was given up is told again when an operator asks for it.
+    let notices = async |command: &[&str]| {
+        let output =
+            town.installation.run(Role::Operator, &[&["notices"], command, &["--json"]].concat()).await;
+        (output.status.code(), serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap())
+    };
+    let (code, listed) = notices(&["list", "--target", "hook"]).await;
+    assert_eq!(
+        (code, &listed[0]["user_id"], &listed[0]["reason"]),
+        (Some(4), &json!("u1"), &json!("http_422"))
+    );
+    hook.refuse(&[422, 422]);
+    assert_eq!(notices(&["retry"]).await, (Some(0), json!({ "retried": 1 })));
+    eventually("it is given up once more", SOON, async || {
+        let dead = "select count(*) from postbound.notice where dead_at is not null and attempts = 2";
+        (town.ask(dead).await == "1" && hook.asked().len() == 5).then_some(())
+    })
+    .await;
+    let erase = ["users", "erase", "t0", "u1", "--force", "--yes"];
+    assert!(town.installation.run(Role::Operator, &erase).await.status.success());
+    assert_eq!(town.ask("select count(*) from postbound.notice").await, "0");
+}
