@@ -93,6 +93,15 @@ impl From<lapin::Error> for BrokerError {
     }
 }
 
+/// What to do about a connection that ended before it was open. A server that refuses a client's certificate, or its lack,
+/// says so and closes; with the client's words unread on its side, the reset can overtake what it said.
+const CUT: &str = "if RabbitMQ wants a client certificate it trusts: broker.client_cert_file, broker.client_key_file; else see RabbitMQ's log";
+
+fn was_cut(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+}
+
 /// RabbitMQ's address; connections are made from it.
 #[derive(Clone)]
 pub struct Broker {
@@ -156,6 +165,7 @@ impl Broker {
                 Some(reading.await.map_err(|error| BrokerError::Amqp(error.to_string()))??)
             }
         };
+        let is_tls = tls.is_some();
         // lapin's own TLS wants system certificates to be there, whichever are to be trusted.
         let connect = async move |uri: AMQPUri, runtime| {
             let plain = AMQPUri { scheme: AMQPScheme::AMQP, ..uri.clone() }.connect_async(&runtime).await?;
@@ -164,7 +174,13 @@ impl Broker {
                 None => plain,
             })
         };
-        Ok(Connection::connector(uri, default_runtime()?, connect, properties).await?)
+        let connection = Connection::connector(uri, default_runtime()?, connect, properties).await;
+        connection.map_err(|error| match error.kind() {
+            ErrorKind::IOError(io) if is_tls && tls_error(io).is_none() && was_cut(io) => {
+                BrokerError::Tls { what: error.to_string(), mend: CUT }
+            }
+            _ => error.into(),
+        })
     }
 
     /// Connections made from now on log in with this password; those there are stay.

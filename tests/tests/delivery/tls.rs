@@ -296,10 +296,12 @@ async fn what_is_wrong_with_a_certificate_of_rabbitmq_is_said_and_where_to_mend_
     for certificate in server_certificates(&client.endpoints.authority) {
         through.push(Terminator::start(&certificate, amqp, Protocol::Amqp).await.port);
     }
+    let slammed = slam().await;
     let (ca, own) = (Some("ca.crt"), Some("client"));
     for (port, ca, certificate, expected) in [
         (amqps, ca, own, [].as_slice()),
         (through[0], ca, None, &[]),
+        (slammed, ca, None, &["broker.client_cert_file"]),
         (amqps, Some("stranger.crt"), own, &["UnknownIssuer", "broker.ca_file"]),
         (amqps, None, own, &["broker.ca_file"]),
         (amqps, Some("empty.crt"), own, &["broker.ca_file", "empty.crt", "no PEM certificate"]),
@@ -317,6 +319,19 @@ async fn what_is_wrong_with_a_certificate_of_rabbitmq_is_said_and_where_to_mend_
         check(&case, code, &said, expected, &[client.endpoints.rabbitmq.password()]);
     }
     client.drop_login(&installation.database).await;
+}
+
+/// A server that resets each connection once something was said on it; gives its port.
+async fn slam() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            // What is left unread makes the close a reset.
+            let _ = stream.read_u8().await;
+        }
+    });
+    port
 }
 
 /// Nothing expected: it works. Else it fails as a command does that cannot connect, with these words and no secret.
