@@ -45,6 +45,7 @@ pub(crate) async fn run(site: &mut Site) -> Result<Vec<Row>> {
     running.go_on(site.options.size.time(WITHOUT)).await?;
     let with_us = now_us();
     installation.run("resync", &["resync", "--target", "backend", "--all", "--yes"]).await?;
+    let created_us = now_us();
     let deadline = Instant::now() + RESYNC_MAX;
     loop {
         let state: String =
@@ -72,6 +73,7 @@ pub(crate) async fn run(site: &mut Site) -> Result<Vec<Row>> {
         latency.ok_or_else(|| anyhow::anyhow!("no live change in a phase"))
     };
     let (without, with) = (phase(without_us, with_us)?, phase(with_us, done_us)?);
+    let creating = phase(with_us, created_us)?;
     let row = |name: &str, of: fn(&Latency) -> f64| {
         let case = format!("{name} of live changes beside a resync of {users} users");
         Row::new("resync", &case, "ms", vec![of(&with)]).against("without", vec![of(&without)])
@@ -83,6 +85,10 @@ pub(crate) async fn run(site: &mut Site) -> Result<Vec<Row>> {
         Row::new("resync", &format!("time for {users} users"), "s", vec![seconds])
             .note("users/s", f64::from(users) / seconds)
             .note("live changes measured beside it", with.count as f64)
+            .note("s until the job was made", created_us.saturating_sub(with_us) as f64 / 1e6)
+            .note("live p99 until then, ms", creating.p99_ms)
+            .note("live p99 after it, ms", phase(created_us, done_us)?.p99_ms)
+            .note("live max, ms", with.max_ms)
             .note("clients' latest start, ms", late.as_secs_f64() * 1000.0),
     ])
 }

@@ -1,10 +1,12 @@
 //! What goes out for an item, in which order, and that a crash changes nothing.
 
+use super::super::delivery::emit;
 use super::{
     SOON, by_item, execute, fill_job, items, job_state, number, queued, run_job, seed_states, settle_all,
     start_job, until_items, until_job_is,
 };
 use nix::sys::signal::Signal;
+use postbound_receiver::Fault;
 use postbound_tests::{Installation, Options, Process, eventually};
 use serde_json::json;
 
@@ -231,4 +233,41 @@ async fn outcomes(installation: &Installation, job: i64) -> Vec<(i64, String, Op
         .fetch_all(installation.database.superuser())
         .await
         .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_of_jobs_that_wait_for_room_hold_up_no_live_change() {
+    let options = Options::default()
+        .partitions(2)
+        .with("targets.backend.in_flight_bytes_max", "4KiB")
+        .with("targets.backend.timeout", "20s")
+        .with("worker.lease", "30s");
+    let installation = Installation::start(options).await;
+    seed_states(&installation, 20).await;
+    let for_users = (1..=20).map(|number| format!("user-{number}")).collect();
+    installation.backend.fault(Fault { for_users, delay_ms: 60_000, ..Fault::default() }).await;
+    let _relay = installation.relay();
+    let worker = installation.worker(&["backend"]);
+    worker
+        .until_ready("it has both partitions", |readiness| readiness.state("worker.backend") == "ready")
+        .await;
+
+    // Each partition's message takes all the room there is for jobs: one is under way, the other was received.
+    let job = start_job(&installation, "backend", "resync", 20, "").await;
+    until_items(&installation, job, "sent", 20).await;
+    eventually("the job's requests are under way", SOON, async || {
+        (worker.metric("postbound_in_flight", &[r#"target="backend""#]).await > 0.0).then_some(())
+    })
+    .await;
+    emit(&installation, "live", 20, "created").await;
+    eventually("live changes are delivered", SOON, async || {
+        (installation.oracle().count("s2", Some("applied")).await == 20).then_some(())
+    })
+    .await;
+    assert_eq!(
+        worker.metric("postbound_retries_total", &[r#"target="backend""#]).await,
+        0.0,
+        "the job went on"
+    );
+    assert_eq!(items(&installation, job, "sent").await, 20);
 }

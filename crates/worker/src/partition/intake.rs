@@ -1,6 +1,6 @@
 use super::{
     Interrupted,
-    session::{FED_LANES_MAX, Session},
+    session::{FED_LANES_MAX, Session, pending_or},
 };
 use crate::{
     context::TargetContext,
@@ -8,7 +8,7 @@ use crate::{
     lane::{Source, Tag},
     ledger::LedgerGone,
 };
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use postbound_broker::Message;
 use postbound_event::{DecodeError, Event, UserKey, decode_batch};
 use postbound_store::{Held, ParkedUser};
@@ -37,6 +37,29 @@ pub(super) struct Taken {
     pub(super) kibibytes: OwnedSemaphorePermit,
 }
 
+/// Messages that were received and have no room yet, one of each queue at most: those of jobs, which may wait long, hold
+/// up no live one.
+#[derive(Default)]
+pub(super) struct Waiting {
+    pub(super) live: Option<BoxFuture<'static, Result<Taken, LedgerGone>>>,
+    pub(super) backfill: Option<BoxFuture<'static, Result<Taken, LedgerGone>>>,
+}
+
+impl Waiting {
+    pub(super) fn is_empty(&self) -> bool {
+        self.live.is_none() && self.backfill.is_none()
+    }
+
+    /// The next that gets room.
+    pub(super) async fn next(&mut self) -> Result<Taken, LedgerGone> {
+        tokio::select! {
+            biased;
+            taken = pending_or(&mut self.live) => { self.live = None; taken }
+            taken = pending_or(&mut self.backfill) => { self.backfill = None; taken }
+        }
+    }
+}
+
 /// A message that was read, and has no room yet.
 pub(super) struct Unheld {
     pub(super) tag: Tag,
@@ -50,7 +73,7 @@ pub(super) struct Unreadable {
 }
 
 impl Session<'_> {
-    /// Takes a message and those that have arrived behind it, and begins to read what the ledger says of their users.
+    /// Takes a message and those that have arrived behind it, once there is room for the first.
     pub(super) fn take(&mut self, source: Source, first: Message) -> Result<(), Interrupted> {
         let budget = self.budget(source);
         let mut more = Vec::new();
@@ -67,29 +90,40 @@ impl Session<'_> {
             more.push((next?, room));
         }
         let first = Unheld::read(source, first);
+        let Some(kibibytes) = first_room else {
+            let slot = match source {
+                Source::Live => &mut self.waiting.live,
+                Source::Backfill => &mut self.waiting.backfill,
+            };
+            *slot = Some(Box::pin(async move {
+                let kibibytes = budget.acquire_many_owned(first_kibibytes).await.map_err(|_| LedgerGone)?;
+                Ok(Taken { message: first, kibibytes })
+            }));
+            return Ok(());
+        };
         let mut messages = Vec::with_capacity(more.len() + 1);
+        messages.push(Taken { message: first, kibibytes });
         for (message, mut room) in more {
             let kibibytes = self.kibibytes(&message, source) as usize;
             let kibibytes = room.split(kibibytes).unwrap_or(room);
             messages.push(Taken { message: Unheld::read(source, message), kibibytes });
         }
+        self.begin_intake(messages);
+        Ok(())
+    }
+
+    /// Begins to read what the ledger says of the messages' users.
+    pub(super) fn begin_intake(&mut self, messages: Vec<Taken>) {
         // Users with a lane are known: a lane stays while an intake is under way.
-        let events = std::iter::once(&first).chain(messages.iter().map(|taken| &taken.message));
-        let events = events.filter_map(|message| message.events.as_ref().ok()).flatten();
+        let events = messages.iter().filter_map(|taken| taken.message.events.as_ref().ok()).flatten();
         let users: HashSet<&UserKey> =
             events.map(|event| &event.key).filter(|key| !self.lanes.contains_key(*key)).collect();
         let users: Vec<UserKey> = users.into_iter().cloned().collect();
         let context = Arc::clone(&self.partition.context);
         self.intake = Some(Box::pin(async move {
-            let kibibytes = match first_room {
-                Some(room) => room,
-                None => budget.acquire_many_owned(first_kibibytes).await.map_err(|_| LedgerGone)?,
-            };
-            messages.insert(0, Taken { message: first, kibibytes });
             let (held, parked) = look_up(&context, users).await?;
             Ok(Intake { messages, fed: Vec::new(), held, parked })
         }));
-        Ok(())
     }
 
     /// Takes users who are due, and begins to read what the ledger says of them.

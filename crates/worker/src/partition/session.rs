@@ -1,6 +1,6 @@
 use super::{
     Interrupted, Partition,
-    intake::{Intake, Taken, Unheld, Unreadable},
+    intake::{Intake, Taken, Unheld, Unreadable, Waiting},
 };
 use crate::{
     context::TargetContext,
@@ -44,12 +44,12 @@ pub(super) struct Consumers {
 }
 
 impl Consumers {
-    /// The next message; one of a job only if there is room for it, as waiting for that would keep live ones waiting.
-    async fn next(&mut self, backfills: bool) -> Result<(Source, Message), BrokerError> {
+    /// The next message of the queues that are asked for, of one at least.
+    async fn next(&mut self, live: bool, backfill: bool) -> Result<(Source, Message), BrokerError> {
         tokio::select! {
             biased;
-            message = self.live.next() => Ok((Source::Live, message?)),
-            message = self.backfill.next(), if backfills => Ok((Source::Backfill, message?)),
+            message = self.live.next(), if live => Ok((Source::Live, message?)),
+            message = self.backfill.next(), if backfill => Ok((Source::Backfill, message?)),
         }
     }
 
@@ -76,6 +76,7 @@ pub(super) struct Session<'a> {
     fell_idle: Vec<UserKey>,
     held: HashMap<Tag, HeldMessage>,
     pub(super) intake: Option<BoxFuture<'static, Result<Intake, LedgerGone>>>,
+    pub(super) waiting: Waiting,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     busy: bool,
 }
@@ -107,6 +108,7 @@ impl<'a> Session<'a> {
             fell_idle: Vec::new(),
             held: HashMap::new(),
             intake: None,
+            waiting: Waiting::default(),
             work: FuturesUnordered::new(),
             busy: false,
         }
@@ -122,13 +124,20 @@ impl<'a> Session<'a> {
         loop {
             self.say_busy();
             let takes = self.intake.is_none();
-            let backfills = self.partition.context.has_room_for_backfill();
+            let live = takes && self.waiting.live.is_none();
+            // Most messages of jobs stay with RabbitMQ while there is no room for them; a few are received for the same room.
+            let backfill =
+                takes && self.waiting.backfill.is_none() && self.partition.context.has_room_for_backfill();
             let feeds = takes && self.lanes.len() < FED_LANES_MAX + self.held.len() * 100;
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(()),
                 Some(done) = self.work.next() => self.done(done).await?,
                 intake = pending_or(&mut self.intake) => { self.intake = None; self.enter(intake?).await?; }
-                message = self.consumers.next(backfills), if takes => { let (source, message) = message?; self.take(source, message)?; }
+                taken = self.waiting.next(), if takes => self.begin_intake(vec![taken?]),
+                message = self.consumers.next(live, backfill), if live || backfill => {
+                    let (source, message) = message?;
+                    self.take(source, message)?;
+                }
                 Some(fed) = self.fed.recv(), if feeds => self.take_fed(fed),
                 _ = held_check.tick() => {
                     let now = Instant::now();
@@ -142,7 +151,8 @@ impl<'a> Session<'a> {
 
     /// While something is under way, progress is expected.
     fn say_busy(&mut self) {
-        let busy = !self.held.is_empty() || !self.work.is_empty() || self.intake.is_some();
+        let waits = self.intake.is_some() || !self.waiting.is_empty();
+        let busy = !self.held.is_empty() || !self.work.is_empty() || waits;
         if busy == self.busy {
             return;
         }
@@ -470,7 +480,7 @@ fn lane_of<'l>(
     })
 }
 
-async fn pending_or<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+pub(super) async fn pending_or<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
     match future {
         Some(future) => future.await,
         None => std::future::pending().await,
