@@ -56,6 +56,7 @@ pub use cursor::{Cursor, OpenWindow, Saved, USER_STATE_STREAM};
 pub use dead_letter::{LetterCause, LetterData, LetterDetail, LetterRow, LetterState, TargetBacklog};
 pub use doubt::Doubt;
 pub use generation::{DrainingTarget, Generation, PastPartition};
+pub use held_fields::HeldVersion;
 pub use inbound::InboundWaiting;
 pub use job::{ItemCounts, JobCommand, JobItemRow, JobRow, Steered};
 pub use job_create::{CreatedJob, JobOptions, ResyncFilter};

@@ -21,6 +21,7 @@ mod delivery;
 mod feeder;
 mod fence;
 mod generation;
+mod held_fields;
 mod identity;
 mod lane;
 mod ledger;

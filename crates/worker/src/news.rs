@@ -4,11 +4,8 @@
 
 use crate::{context::TargetContext, lane::Next};
 use postbound_event::{Action, Event};
-use postbound_store::{Held, within};
-use std::time::Duration;
-
-/// How long Postgres may take to tell, or to keep, what the target holds.
-const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+use postbound_store::{Held, HeldVersion};
+use std::sync::Arc;
 
 /// Whether the state has to be sent. In doubt it has: where it is not known what the target holds of the watched fields,
 /// where an older state may still be put over that, where an operator asked for it.
@@ -32,14 +29,8 @@ pub(crate) async fn concerns(context: &TargetContext, next: &Next, held: Held) -
         return true;
     }
     let Some(digest) = client.fingerprint(&event.data) else { return true };
-    let known = context.store.held_fields(&context.name, &event.key, held.delivered_version);
-    match within(ASK_TIMEOUT, known).await {
-        Ok(known) => known.is_none_or(|known| known != digest),
-        Err(error) => {
-            tracing::warn!(error = %error, "watched fields not read; the update is sent");
-            true
-        }
-    }
+    let known = context.held_fields.of(version_of(context, event, held.delivered_version)).await;
+    known.is_none_or(|known| known != digest)
 }
 
 /// Keeps what the target holds of the watched fields, once the ledger has the version.
@@ -49,8 +40,9 @@ pub(crate) async fn keep(context: &TargetContext, event: &Event) {
         return;
     }
     let Some(digest) = client.fingerprint(&event.data) else { return };
-    let kept = context.store.keep_held_fields(&context.name, &event.key, event.version, &digest);
-    if let Err(error) = within(ASK_TIMEOUT, kept).await {
-        tracing::warn!(error = %error, "watched fields not kept; the next update is sent whatever it changes");
-    }
+    context.held_fields.keep(version_of(context, event, event.version), digest.to_vec()).await;
+}
+
+fn version_of(context: &TargetContext, event: &Event, version: i64) -> HeldVersion {
+    HeldVersion { target: Arc::clone(&context.name), key: event.key.clone(), version }
 }
