@@ -18,6 +18,16 @@ const SEEN: &str = "
     from receiver.request_log as r
     where r.outcome in ('applied', 'duplicate', 'stale', 'replayed', 'ignored')";
 
+/// Requests, of those that are `chosen`, with an older version of the user than the one before.
+fn going_back(chosen: &str) -> String {
+    format!(
+        "select contract, user_id, version::text, before::text from (
+            select *, lag(version) over (partition by contract, tenant_id, user_id order by id) as before
+            from ({SEEN}) as seen where {chosen}) as pair
+         where version < before or version is null"
+    )
+}
+
 impl<'a> Oracle<'a> {
     pub(crate) fn new(pool: &'a PgPool, mode: Mode) -> Self {
         Self { pool, mode }
@@ -33,10 +43,12 @@ impl<'a> Oracle<'a> {
             "select contract, user_id, version::text, null::text from receiver.request_log where outcome = 'stale'",
         )
         .await;
+        self.assert_none("a state was sent again after a newer one", &going_back("outcome <> 'stale'")).await;
         self.assert_sound_though_late().await;
     }
 
-    /// The same where a sender may have been frozen with a request in its hands: what arrives late is refused.
+    /// The same where a sender may have been frozen with a request in its hands: what arrives late is refused, or known
+    /// by its idempotency key and answered as it was then.
     ///
     /// # Panics
     /// When a promise is broken.
@@ -52,16 +64,7 @@ impl<'a> Oracle<'a> {
     /// When they do not.
     pub async fn assert_order(&self) {
         let repeated = if self.mode == Mode::Guarded { "<=" } else { "<" };
-        self.assert_none(
-            "a version went back, or was sent after a newer one",
-            &format!(
-                "select contract, user_id, version::text, before::text from (
-                    select *, lag(version) over (partition by contract, tenant_id, user_id order by id) as before
-                    from ({SEEN}) as seen where outcome <> 'stale') as pair
-                 where version < before or version is null"
-            ),
-        )
-        .await;
+        self.assert_none("a version went back", &going_back("outcome not in ('stale', 'replayed')")).await;
         self.assert_none(
             "a version was applied twice",
             &format!(

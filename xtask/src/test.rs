@@ -1,6 +1,7 @@
 //! `cargo xtask test`: the whole suite, with the servers it needs.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 
 use anyhow::Result;
@@ -39,8 +40,20 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         .env(ENDPOINTS_VARIABLE, services.endpoints_file())
         .env(BINARY_VARIABLE, target().join("debug/postbound"));
     let tested = commands::run(test).await;
+    if !tested.as_ref().is_ok_and(ExitStatus::success) {
+        tell_of_crashes(services.postgres.log());
+    }
     services.stop().await;
     tested.map(exit_code)
+}
+
+/// Tests that fail because PostgreSQL went down under them do not say so themselves; its log does.
+fn tell_of_crashes(log: &Path) {
+    let Ok(log) = std::fs::read_to_string(log) else { return };
+    let signs = ["PANIC", "terminated by signal", "exited with exit code", "all server processes terminated"];
+    for line in log.lines().filter(|line| signs.iter().any(|sign| line.contains(sign))).take(20) {
+        eprintln!("test: PostgreSQL: {line}");
+    }
 }
 
 fn chooses_packages(args: &[OsString]) -> bool {

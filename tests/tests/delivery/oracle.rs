@@ -25,6 +25,12 @@ const LATE: &str = "
     select contract, tenant_id, user_id, version, action, event_id, 'late', body_sha256, 200, 'applied', content
     from receiver.request_log where contract = 's2' and user_id = 'user-1' and version = 1";
 const NO_LATE: &str = "delete from receiver.request_log where idempotency_key = 'late'";
+const AGAIN: &str = "
+    insert into receiver.request_log
+        (contract, tenant_id, user_id, version, action, event_id, idempotency_key, body_sha256, status, outcome, content)
+    select contract, tenant_id, user_id, version, action, event_id, idempotency_key, body_sha256, 200, 'replayed', content
+    from receiver.request_log where contract = 's2' and user_id = 'user-1' and version = 1";
+const NOT_AGAIN: &str = "delete from receiver.request_log where user_id = 'user-1' and outcome = 'replayed'";
 const UNKNOWN: &str = "update receiver.request_log set content = jsonb_set(content, '{avatar}', '\"ghost\"')
     where contract = 's3' and user_id = 'user-2' and version = 2";
 const KNOWN: &str =
@@ -63,6 +69,7 @@ async fn every_broken_promise_is_noticed() {
     installation.assert_converged().await;
 
     check(&installation, (LATE, NO_LATE), async |oracle| oracle.assert_order().await).await;
+    check(&installation, (AGAIN, NOT_AGAIN), async |oracle| oracle.assert_sound().await).await;
     check(&installation, (UNKNOWN, KNOWN), async |oracle| oracle.assert_no_ghost().await).await;
     check(&installation, (SKIPPED, NOT_SKIPPED), async |oracle| oracle.assert_no_gap("s2").await).await;
     check(&installation, (OLDER, NEWEST), async |oracle| oracle.assert_equal_to_source("s2").await).await;

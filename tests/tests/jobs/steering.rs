@@ -221,8 +221,18 @@ async fn items_that_were_lost_with_their_queue_are_sent_again_and_parked_ones_ar
     let job = start_job(&installation, "backend", "resync", 20, "").await;
     let _relay = installation.relay();
     until_items(&installation, job, "sent", 20).await;
-    // Nothing is lost while it is in the queue, however long.
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    // Nothing is lost while it is in the queue, however long: here until another target's items, which were sent later,
+    // have been missed twice.
+    let other = start_job(&installation, "crm", "resync", 20, "").await;
+    until_items(&installation, other, "sent", 20).await;
+    for _ in 0..2 {
+        installation.vhost.delete_queue("postbound.crm.g1.p000.backfill").await;
+        installation.apply_topology().await;
+        eventually("the other target's are sent again", SOON, async || {
+            (queued(&installation, "crm").await.len() == 20).then_some(())
+        })
+        .await;
+    }
     assert_eq!(queued(&installation, "backend").await.len(), 20);
     execute(
         &installation,

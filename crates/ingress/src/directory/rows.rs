@@ -207,14 +207,10 @@ async fn end_sessions(
     Ok(())
 }
 
-/// A user, deleted ones included.
-pub(crate) async fn user(
-    executor: impl PgExecutor<'_>,
-    tenant: &str,
-    user: &str,
-) -> Result<Option<UserRow>, sqlx::Error> {
-    sqlx::query_as(
-        "-- directory.user
+/// Users as the directory, the log and the newest states know them, for a [`UserRow`] each.
+macro_rules! select_users {
+    () => {
+        "
         select u.tenant_id, u.id, case when s.version > u.version then s.data else u.state end as state,
                greatest(u.version, s.version) as version,
                case when s.version > u.version and s.action <> 'deleted' then null else u.deleted_at end as deleted_at,
@@ -223,12 +219,21 @@ pub(crate) async fn user(
         from directory.users as u
         join postbound.user_head as h on h.tenant_id = u.tenant_id and h.user_id = u.id
         left join postbound.user_state as s on s.tenant_id = u.tenant_id and s.user_id = u.id
-        where u.tenant_id = $1 and u.id = $2",
-    )
-    .bind(tenant)
-    .bind(user)
-    .fetch_optional(executor)
-    .await
+        "
+    };
+}
+
+/// A user, deleted ones included.
+pub(crate) async fn user(
+    executor: impl PgExecutor<'_>,
+    tenant: &str,
+    user: &str,
+) -> Result<Option<UserRow>, sqlx::Error> {
+    sqlx::query_as(concat!("-- directory.user", select_users!(), "where u.tenant_id = $1 and u.id = $2"))
+        .bind(tenant)
+        .bind(user)
+        .fetch_optional(executor)
+        .await
 }
 
 /// The same, kept from changing until the transaction ends.
@@ -255,18 +260,13 @@ pub(crate) async fn page(
     filter: &PageFilter<'_>,
 ) -> Result<Vec<UserRow>, sqlx::Error> {
     sqlx::query_as(
-        "-- directory.page
-        select u.tenant_id, u.id, case when s.version > u.version then s.data else u.state end as state,
-               greatest(u.version, s.version) as version,
-               case when s.version > u.version and s.action <> 'deleted' then null else u.deleted_at end as deleted_at,
-               u.delete_reason, u.created_at, greatest(u.updated_at, s.logged_at) as updated_at,
-               h.deleted and h.version > u.version as gone
-        from directory.users as u
-        join postbound.user_head as h on h.tenant_id = u.tenant_id and h.user_id = u.id
-        left join postbound.user_state as s on s.tenant_id = u.tenant_id and s.user_id = u.id
-        where u.tenant_id = $1 and u.id > coalesce($2, '') and ($3::text is null or lower(u.email) = lower($3))
+        concat!(
+            "-- directory.page",
+            select_users!(),
+            "where u.tenant_id = $1 and u.id > coalesce($2, '') and ($3::text is null or lower(u.email) = lower($3))
           and ($4 or u.deleted_at is null and not (h.deleted and h.version > u.version))
-        order by u.id limit $5",
+        order by u.id limit $5"
+        ),
     )
     .bind(tenant)
     .bind(filter.after)
