@@ -2,11 +2,12 @@
 
 pub(crate) mod clients;
 mod events;
+mod openapi;
 mod origins;
 mod refusals;
 mod rights;
 mod taking;
-mod typescript;
+pub(crate) mod typescript;
 mod waiting;
 
 use postbound_target::signature::{SigningKey, sign};

@@ -4,6 +4,7 @@ mod filters;
 mod guard;
 mod hook;
 mod notices;
+mod receiver_check;
 mod signatures;
 mod template;
 mod workflow;
@@ -23,7 +24,7 @@ const HURRIED: &str = "retry.delays = [\"20ms\"]\nretry.schedule = [\"50ms\"]\nb
 /// An installation with another target, whose settings these are; its processes run.
 struct Town {
     installation: Installation,
-    _relay: Process,
+    relay: Process,
     worker: Process,
 }
 
@@ -37,7 +38,7 @@ impl Town {
         file.write_all(toml.as_bytes()).unwrap();
         installation.apply_topology().await;
         let (relay, worker) = (installation.relay(), installation.worker(&[]));
-        Self { installation, _relay: relay, worker }
+        Self { installation, relay, worker }
     }
 
     /// A user of a tenant changes.

@@ -44,7 +44,8 @@ pub struct IngressSource {
     /// The tenant of all its users. Default: `default`, unless there is a `tenant_pointer`.
     #[serde(default)]
     pub tenant: Option<String>,
-    /// Where the body names the tenant: a JSON pointer (RFC 6901) such as `/data/organizationId`. Default: none.
+    /// Where the body names the tenant: a JSON pointer (RFC 6901) such as `/data/organizationId`. A delete that names none is
+    /// of the tenant that has the user. Default: none.
     #[serde(default)]
     pub tenant_pointer: Option<String>,
     /// Origin of its changes. A target registered with this origin does not get them back. Default: the source's name.

@@ -54,6 +54,7 @@ impl BatchBuilder {
             jobid: header.job.map(|part| Cow::Owned(part.job.to_string())),
             jobitem: header.job.map(|part| Cow::Owned(part.item.to_string())),
             jobrepeats: header.job.is_some_and(|part| part.repeats),
+            jobfull: header.job.is_some_and(|part| part.full),
             data: serde_json::from_str::<&RawValue>(data)?,
         };
         let mut rendered = Vec::with_capacity(data.len() + 384);
@@ -126,6 +127,7 @@ fn to_event(raw: CloudEvent<'_>, place: usize) -> Result<Event, DecodeError> {
                 job: job.parse().map_err(|_| wrong("jobid", "a number"))?,
                 item: item.parse().map_err(|_| wrong("jobitem", "a number"))?,
                 repeats: raw.jobrepeats,
+                full: raw.jobfull,
             }),
             _ => None,
         },
@@ -174,7 +176,7 @@ mod tests {
 
     #[test]
     fn an_item_of_a_job_keeps_its_place() {
-        let job = Some(JobPart { job: 3, item: 1 << 40, repeats: true });
+        let job = Some(JobPart { job: 3, item: 1 << 40, repeats: true, full: true });
         let mut batch = BatchBuilder::default();
         batch.push(&BatchBuilder::render(&EventHeader { job, resend: 2, ..header("u", 1) }, "{}").unwrap());
         let events = decode_batch(&batch.finish()).unwrap();

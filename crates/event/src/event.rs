@@ -41,6 +41,8 @@ pub struct JobPart {
     pub item: i64,
     /// Whether it is to be sent also when the target holds this very version (a resync); an older one never is.
     pub repeats: bool,
+    /// Whether the job is of all users of the tenant: a full sync.
+    pub full: bool,
 }
 
 /// An event as CloudEvents 1.0 JSON; extension attributes are lower-case as the spec wants them.
@@ -76,6 +78,8 @@ pub(crate) struct CloudEvent<'a> {
     pub(crate) jobitem: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) jobrepeats: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) jobfull: bool,
     #[serde(borrow)]
     pub(crate) data: &'a RawValue,
 }

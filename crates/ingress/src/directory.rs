@@ -10,6 +10,7 @@ mod apply;
 pub(crate) mod clerk;
 mod clerk_api;
 mod clerk_keys;
+mod describe;
 mod ensure;
 mod fields;
 mod merge;

@@ -5,33 +5,37 @@
 //! `Prefer: wait=3`) is answered when all targets have the change, with the ids they gave the user.
 
 mod body;
+mod describe;
 mod key;
 mod standing;
 mod write;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use axum::{Json, Router};
 use metrics::counter;
 use postbound_config::IngressScope;
+use postbound_http::{ApiRouter, read_body, require_json, single};
 use postbound_telemetry::names;
-use serde_json::json;
+use serde::Serialize;
 use sha2::{Digest as _, Sha256};
+use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::Ingress;
-use crate::body::{read_body, require_json, single};
 use crate::problem::Problem;
 use body::EventBody;
+pub(crate) use body::check_user;
 use standing::Standing;
 use write::{Written, write};
 
-pub(crate) fn router(ingress: Arc<Ingress>) -> Router {
-    Router::new().route("/v1/events", post(receive)).with_state(ingress)
+pub(crate) fn router(ingress: Arc<Ingress>) -> ApiRouter {
+    ApiRouter::new().post("/v1/events", receive, describe::post()).map(|router| router.with_state(ingress))
 }
 
 async fn receive(State(ingress): State<Arc<Ingress>>, request: Request) -> Response {
@@ -81,25 +85,52 @@ struct Answer {
     wait: Option<Duration>,
 }
 
+/// A change that is written.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct EventTaken {
+    event_id: Uuid,
+    /// The user's new version.
+    version: i64,
+    tenant_id: String,
+    user_id: String,
+    status: Progress,
+    /// Where the caller waited: the user's ids, by target and system; the target's own id is called `id`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    links: Option<BTreeMap<String, BTreeMap<String, String>>>,
+    /// Where the caller waited: targets that want the change and have not got it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pending: Option<Vec<String>>,
+}
+
+/// How far a change has got.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Progress {
+    /// All targets that want it have it, as far as the caller waited.
+    Synced,
+    Pending,
+}
+
 impl IntoResponse for Answer {
     fn into_response(self) -> Response {
         let Self { written, standing, wait } = self;
         let synced = standing.as_ref().is_some_and(|standing| standing.pending.is_empty());
-        let mut body = json!({
-            "eventId": written.event_id,
-            "version": written.version,
-            "tenantId": written.tenant_id,
-            "userId": written.user_id,
-            "status": if synced { "synced" } else { "pending" },
-        });
-        if let Some(standing) = &standing {
-            body["links"] = json!(standing.links);
-            body["pending"] = json!(standing.pending);
-        }
+        let location = HeaderValue::from_str(&written.status_path());
+        let (links, pending) = standing.map(|standing| (standing.links, standing.pending)).unzip();
+        let body = EventTaken {
+            event_id: written.event_id,
+            version: written.version,
+            tenant_id: written.tenant_id,
+            user_id: written.user_id,
+            status: if synced { Progress::Synced } else { Progress::Pending },
+            links,
+            pending,
+        };
         let status = if synced { StatusCode::OK } else { StatusCode::ACCEPTED };
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
-        if let Ok(location) = HeaderValue::from_str(&written.status_path()) {
+        if let Ok(location) = location {
             headers.insert(header::LOCATION, location);
         }
         if let Some(applied) = wait.and_then(|wait| format!("wait={}", wait.as_secs()).parse().ok()) {

@@ -6,13 +6,13 @@
 //! answered loses nothing. From the outbox on everything is the relay's and the workers' affair: this crate knows no
 //! RabbitMQ and sends nothing to targets.
 //!
-//! Each part is a module with a `router`, merged in `server`; they share [`Ingress`], bearer tokens (`auth`) and
-//! refusals (`problem`).
+//! Each part is a module with a `router` whose operations its `describe` tells, merged in `server`; they share
+//! [`Ingress`], bearer tokens (`auth`) and refusals (`problem`). `GET /openapi.json` is made of what the routes declare.
 
 mod auth;
-mod body;
 mod directory;
 mod events;
+mod openapi;
 mod problem;
 mod rate_limit;
 mod server;

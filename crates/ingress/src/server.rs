@@ -7,11 +7,13 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
+use postbound_http::ApiRouter;
 use postbound_telemetry::Component;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::openapi;
 use crate::problem::Problem;
 use crate::upkeep::keep_up;
 use crate::{Ingress, IngressError};
@@ -37,18 +39,19 @@ pub async fn serve(
     Ok(served?)
 }
 
-/// All routes.
+/// All routes, and `GET /openapi.json` that tells them.
 pub fn router(ingress: &Arc<Ingress>) -> Router {
     let gate = Arc::new(Gate {
         room: Semaphore::new(ingress.settings.concurrency.min(Semaphore::MAX_PERMITS)),
         timeout: ingress.settings.request_timeout,
     });
     // Each part is merged here, its router made from the shared state.
-    Router::new()
+    ApiRouter::new()
         .merge(crate::webhooks::router(ingress))
         .merge(crate::events::router(Arc::clone(ingress)))
         .merge(crate::status::router(Arc::clone(ingress)))
         .merge(crate::directory::router(Arc::clone(ingress)))
+        .publish(&openapi::info(ingress))
         .fallback(async || Problem::not_found("there is no such route"))
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(from_fn_with_state(gate, pass_gate))

@@ -3,19 +3,19 @@
 //! Bearer tokens with the scope `status`, each for its tenants; browsers come by CORS from the configured origins. The
 //! answers name states, versions and ids, never a user's data nor a target's own words.
 
+mod describe;
 mod links;
 mod retry;
 mod sync;
 
 use crate::{Ingress, problem::Problem};
 use axum::{
-    Router,
     extract::{Path, rejection::PathRejection},
     http::{HeaderValue, Method, header},
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
 use postbound_config::IngressStatus;
+use postbound_http::ApiRouter;
 use serde::Serialize;
 use std::{sync::Arc, time::Duration};
 use tower_http::cors::{Any, CorsLayer};
@@ -24,18 +24,20 @@ use tower_http::cors::{Any, CorsLayer};
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(3600);
 
 /// `/v1/users/{tenant}/{user}/sync`, its `/retry`, and `/v1/links`.
-pub(crate) fn router(state: Arc<Ingress>) -> Router {
+pub(crate) fn router(state: Arc<Ingress>) -> ApiRouter {
     let cors = cors(&state.settings.status);
-    let router = Router::new()
-        .route("/v1/users/{tenant}/{user}/sync", get(sync::show))
-        .route("/v1/users/{tenant}/{user}/sync/retry", post(retry::run))
-        .route("/v1/links", get(links::find))
-        .with_state(state);
-    match cors {
-        // Set before the layer, so that it sees what browsers ask before they come.
-        Some(cors) => router.method_not_allowed_fallback(async || Problem::method_not_allowed()).layer(cors),
-        None => router,
-    }
+    ApiRouter::new()
+        .get("/v1/users/{tenant}/{user}/sync", sync::show, describe::show())
+        .post("/v1/users/{tenant}/{user}/sync/retry", retry::run, describe::retry())
+        .get("/v1/links", links::find, describe::links())
+        .map(|router| router.with_state(state))
+        .map(|router| match cors {
+            // Set before the layer, so that it sees what browsers ask before they come.
+            Some(cors) => {
+                router.method_not_allowed_fallback(async || Problem::method_not_allowed()).layer(cors)
+            }
+            None => router,
+        })
 }
 
 /// None: no origin is configured, so that no browser's page of another origin gets an answer.

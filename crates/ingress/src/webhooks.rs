@@ -5,40 +5,44 @@
 //! user that nobody knows yet is kept by it, and tried again by `waiting`. What fails verification leaves a metric and
 //! a log line, no row.
 
+mod describe;
 mod inbound;
 mod source;
 mod take;
 mod verify;
 pub(crate) mod waiting;
+mod whom;
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use axum::{Json, Router};
 use metrics::counter;
+use postbound_http::{ApiRouter, read_body};
 use postbound_telemetry::names;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::Ingress;
-use crate::body::read_body;
 use crate::problem::Problem;
 use inbound::Inbound;
 pub(crate) use source::Source;
 use take::{Message, Taken, take};
 
 /// One route per source.
-pub(crate) fn router(ingress: &Arc<Ingress>) -> Router {
-    let mut router = Router::new();
-    for source in &ingress.sources {
+pub(crate) fn router(ingress: &Arc<Ingress>) -> ApiRouter {
+    ingress.sources.iter().fold(ApiRouter::new(), |all, source| {
         let door = Door { ingress: Arc::clone(ingress), source: Arc::clone(source) };
-        router = router.route(source.settings.path(), post(receive).with_state(door));
-    }
-    router
+        let (path, operation) = (source.settings.path(), describe::post(&source.settings));
+        let one = ApiRouter::new().post(path, receive, operation);
+        all.merge(one.map(|router| router.with_state(door)))
+    })
 }
 
 /// A source's route.
@@ -106,17 +110,32 @@ impl Answer {
     }
 }
 
+/// A message that was taken.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct WebhookTaken {
+    success: bool,
+    /// What became of it: `applied`, `echo`, `older`, `deleted`, `repeated`, `ignored` or `waiting`.
+    outcome: &'static str,
+    /// Of `applied`: the user's new version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<i64>,
+    /// Of `applied`: the change's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_id: Option<Uuid>,
+}
+
 impl IntoResponse for Answer {
     fn into_response(self) -> Response {
         let status = match self {
             Self::Taken(Taken::Waiting) => StatusCode::ACCEPTED,
             _ => StatusCode::OK,
         };
-        let mut body = json!({"success": true, "outcome": self.outcome()});
-        if let Self::Taken(Taken::Applied { version, event_id }) = &self {
-            body["version"] = (*version).into();
-            body["eventId"] = event_id.to_string().into();
-        }
+        let (version, event_id) = match &self {
+            Self::Taken(Taken::Applied { version, event_id }) => (Some(*version), Some(*event_id)),
+            _ => (None, None),
+        };
+        let body = WebhookTaken { success: true, outcome: self.outcome(), version, event_id };
         (status, Json(body)).into_response()
     }
 }

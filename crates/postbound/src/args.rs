@@ -1,7 +1,7 @@
 use crate::{
     audit::AuditCommand, dead_letters::DeadLettersCommand, inbound::InboundCommand, jobs::JobsCommand,
-    links::LinksCommand, notices::NoticesCommand, rebase::RebaseArgs, reconcile::ReconcileArgs,
-    resync::ResyncArgs, targets::TargetsCommand, users::UsersCommand,
+    links::LinksCommand, notices::NoticesCommand, rebase::RebaseArgs, receiver::ReceiverCommand,
+    reconcile::ReconcileArgs, resync::ResyncArgs, targets::TargetsCommand, users::UsersCommand,
 };
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -23,7 +23,8 @@ const EXIT_CODES: &str = "Exit codes:
   3  the configuration is wrong
   4  something needs a look: a problem (doctor, topology show), a user out of sync (users show),
      a job that failed or was stopped (jobs status), refused users (users import), links that are
-     missing or doubled (links check), notices that were given up (notices list)
+     missing or doubled (links check), notices that were given up (notices list), a receiver that
+     falls short (receiver check)
   5  stopped before the drain was complete; nothing is lost";
 
 /// What every subcommand takes.
@@ -53,8 +54,11 @@ pub(crate) enum Command {
     },
     /// Take changes in over HTTP: webhooks of other systems and POST /v1/events
     Ingress,
-    /// Serve the reference receivers of the backend and the CRM contract
+    /// Serve the reference receivers of the backend and the CRM contract, or check a receiver of one's own
+    #[command(args_conflicts_with_subcommands = true)]
     Receiver {
+        #[command(subcommand)]
+        command: Option<ReceiverCommand>,
         /// Serve one contract only
         #[arg(long, value_name = "CONTRACT")]
         only: Option<ContractArg>,

@@ -10,6 +10,7 @@ mod endpoints;
 mod finding;
 mod flow;
 mod log_partitions;
+mod notices;
 mod postgres;
 mod postgres_rights;
 mod postgres_server;
@@ -53,7 +54,7 @@ async fn examine(config: &Config) -> Vec<Finding> {
     match store {
         Some(store) => findings.extend(examine_schema(config, &store, link.as_ref()).await),
         None => findings.push(Finding::not_checked(
-            "rights, log-partitions, targets, queues, relay, lag, workers, breakers, parked, dead-letters",
+            "rights, log-partitions, targets, queues, relay, lag, workers, breakers, parked, dead-letters, notices",
             "a Postgres that answers and is migrated",
         )),
     }
@@ -80,6 +81,7 @@ async fn examine_schema(config: &Config, store: &Store, link: Option<&Link>) -> 
     }
     findings.extend(flow::check(store, &registry.in_use, &workers).await);
     findings.extend(backlog::check(store, &registry.in_use).await);
+    findings.extend(notices::check(store, &registry.in_use).await);
     findings
 }
 

@@ -56,7 +56,12 @@ async fn run(args: Args) -> Exit {
         Command::Relay => relay::run(&args.common).await,
         Command::Worker { targets } => worker::run(&args.common, &targets).await,
         Command::Ingress => ingress::run(&args.common).await,
-        Command::Receiver { only, guardless } => receiver::run(&args.common, only, guardless).await,
+        Command::Receiver { command: Some(command), .. } => {
+            Box::pin(receiver::run_command(&args.common, &command)).await
+        }
+        Command::Receiver { command: None, only, guardless } => {
+            receiver::run(&args.common, only, guardless).await
+        }
         Command::Config { command } => config_check::run(&args.common, &command),
         Command::Doctor { json } => doctor::run(&args.common, json).await,
         Command::Status { json } => status::run(&args.common, json).await,

@@ -1,3 +1,5 @@
+mod check;
+
 use crate::{
     args::{Common, ContractArg},
     exit::{Exit, failed},
@@ -9,6 +11,20 @@ use postbound_receiver::{Contract, Mode, NotifyConfig, RateLimit, ReceiverConfig
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum ReceiverCommand {
+    /// Send an endpoint what Postbound sends, and say what it makes of each answer (exit 4: not all is right). Its users
+    /// are of a tenant of their own, and deleted at the end
+    Check(check::CheckArgs),
+}
+
+/// `postbound receiver check`
+pub(crate) async fn run_command(common: &Common, command: &ReceiverCommand) -> Result<Exit, Exit> {
+    match command {
+        ReceiverCommand::Check(args) => check::run(common, args).await,
+    }
+}
 
 /// `postbound receiver`
 pub(crate) async fn run(common: &Common, only: Option<ContractArg>, guardless: bool) -> Result<Exit, Exit> {

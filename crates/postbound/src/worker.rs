@@ -99,10 +99,15 @@ fn plan(config: &Config, target: &Configured) -> Result<TargetPlan, Exit> {
 
 /// The HTTP client of a target; also what `doctor` asks, and `config check` makes.
 pub(crate) fn client(target: &Configured) -> Result<Target, Exit> {
+    Target::new(client_settings(target)?).map_err(failed)
+}
+
+/// The settings of that client.
+pub(crate) fn client_settings(target: &Configured) -> Result<TargetSettings, Exit> {
     let url = target.endpoint().map(|url| url.to_string()).unwrap_or_default();
     let headers =
         target.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
-    Target::new(TargetSettings {
+    Ok(TargetSettings {
         timeout: target.timeout,
         connect_timeout: target.connect_timeout,
         response_bytes_max: target.response_bytes_max,
@@ -123,7 +128,6 @@ pub(crate) fn client(target: &Configured) -> Result<Target, Exit> {
         dispositions: target.dispositions.iter().filter_map(meaning).collect(),
         ..TargetSettings::new(target.name.clone(), url, adapter(target)?)
     })
-    .map_err(failed)
 }
 
 fn adapter(target: &Configured) -> Result<AdapterSettings, Exit> {

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use crate::config::{Contract, Mode, ReceiverConfig};
 use crate::problem::Problem;
-use crate::signature::Verifier;
+use crate::signature::{SignatureError, Verifier};
 
 /// What the CRM's document answers to a wrong key, to the letter.
 const INVALID_KEY: &str = "Unauthorized - Invalid API key";
@@ -33,7 +33,11 @@ pub(crate) fn check_key(
     // Digests are of one length, so that not even the key's length shows in the time this takes.
     let digest = |text: &str| Sha256::digest(text.as_bytes());
     let equal = digest(presented.unwrap_or_default()).as_slice().ct_eq(digest(expected).as_slice());
-    if presented.is_some() && bool::from(equal) { Ok(()) } else { Err(Problem::unauthorized(INVALID_KEY)) }
+    if presented.is_some() && bool::from(equal) {
+        return Ok(());
+    }
+    let scheme = if contract == Contract::S3 { "ApiKey" } else { "Bearer" };
+    Err(Problem::unauthorized(INVALID_KEY).challenge(scheme))
 }
 
 /// Checks the signature where secrets are configured. Runs before the body is parsed.
@@ -42,7 +46,9 @@ pub(crate) fn check_signature(verifier: &Verifier, headers: &HeaderMap, body: &[
         return Ok(());
     }
     let now = OffsetDateTime::now_utc().unix_timestamp();
-    verifier.verify(headers, body, now).map_err(|error| Problem::unauthorized(error.to_string()))
+    let unsigned =
+        |error: SignatureError| Problem::unauthorized(error.to_string()).challenge("Webhook-Signature");
+    verifier.verify(headers, body, now).map_err(unsigned)
 }
 
 fn only<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {

@@ -5,10 +5,11 @@
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use postbound_http::require_json;
 use serde_json::{Map, Value};
 
-use crate::intake::{Delivery, Envelope, require_json};
-use crate::problem::Problem;
+use crate::intake::{Delivery, Envelope};
+use crate::problem::{Problem, Refusal, database, key_conflict, key_in_progress, stale_version};
 use crate::server::Receiver;
 use crate::shape;
 use crate::storage::BackendChange;
@@ -32,7 +33,7 @@ pub(crate) async fn sync(receiver: &Receiver, delivery: &Delivery) -> Result<Res
         body_sha256: &delivery.sha256,
         content: json,
     };
-    let answer = receiver.storage().sync_backend(&change).await.map_err(|error| Problem::database(&error))?;
+    let answer = receiver.storage().sync_backend(&change).await.map_err(database)?;
     tracing::debug!(
         contract = "s2", tenant.id = change.tenant_id, user.id = id, user.version = change.version,
         outcome = %answer.outcome, "receiver.user.synced"
@@ -43,9 +44,9 @@ pub(crate) async fn sync(receiver: &Receiver, delivery: &Delivery) -> Result<Res
 /// The answer to an outcome of the database's function, for both contracts.
 pub(crate) fn answer_with(outcome: &str, response: Option<String>, held_version: Option<i64>) -> Response {
     match outcome {
-        "stale" => Problem::stale_version(held_version).into_response(),
-        "in_progress" => Problem::key_in_progress().into_response(),
-        "key_conflict" => Problem::key_conflict().into_response(),
+        "stale" => Refusal::from(stale_version(held_version)).into_response(),
+        "in_progress" => Refusal::from(key_in_progress()).into_response(),
+        "key_conflict" => Refusal::from(key_conflict()).into_response(),
         _ => {
             let headers = [(header::CONTENT_TYPE, "application/json")];
             let mut answer = (StatusCode::OK, headers, response.unwrap_or_default()).into_response();

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// A contract a receiver can serve.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Contract {
     /// The backend's registration workflow: one registration per request, `POST /workflows/trigger`.

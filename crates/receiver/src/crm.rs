@@ -7,12 +7,13 @@
 use std::collections::HashSet;
 
 use axum::response::Response;
+use postbound_http::{require_json, single};
 use serde_json::{Map, Value};
 use sqlx::types::Json;
 
 use crate::backend::answer_with;
-use crate::intake::{Delivery, Envelope, require_json, single};
-use crate::problem::Problem;
+use crate::intake::{Delivery, Envelope};
+use crate::problem::{Problem, database};
 use crate::server::Receiver;
 use crate::shape;
 use crate::storage::{CrmBatch, CrmUsers};
@@ -48,8 +49,7 @@ pub(crate) async fn sync(
         event_id: envelope.event_id.as_deref(),
         body_sha256: &delivery.sha256,
     };
-    let answer =
-        receiver.storage().sync_crm(&batch, &users).await.map_err(|error| Problem::database(&error))?;
+    let answer = receiver.storage().sync_crm(&batch, &users).await.map_err(database)?;
     tracing::debug!(
         contract = "s3", tenant.id = tenant_id, users = users.ids.len(), outcome = %answer.outcome,
         "receiver.batch.synced"

@@ -7,17 +7,23 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use axum::Json;
+use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use postbound_http::{ApiRouter, read_body, require_json};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::config::Contract;
 use crate::connection::Peer;
+use crate::describe;
 use crate::intake::{Delivery, Envelope};
+use crate::problem::{Problem, Refusal};
 use crate::server::{Receiver, process};
 
 /// One way to misbehave, and for whom.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Fault {
     /// Only requests of this contract; both when absent.
@@ -44,7 +50,7 @@ pub struct Fault {
 }
 
 /// An answer given instead of the receiver's own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FaultAnswer {
     /// HTTP status.
@@ -108,6 +114,37 @@ impl FaultPlan {
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Fault>> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// `/_faults`.
+pub(crate) fn faults_router() -> ApiRouter<Receiver> {
+    ApiRouter::new()
+        .put("/_faults", put, describe::put_faults())
+        .get("/_faults", get, describe::get_faults())
+        .delete("/_faults", delete, describe::delete_faults())
+}
+
+async fn put(State(receiver): State<Receiver>, request: Request) -> Result<StatusCode, Refusal> {
+    let (parts, body) = request.into_parts();
+    require_json(&parts.headers)?;
+    let body = read_body(body, receiver.config().body_bytes_max).await?;
+    let body: FaultsBody = serde_json::from_slice(&body)
+        .map_err(|error| Problem::malformed(format!("the body is no plan of faults: {error}")))?;
+    if let Some(plan) = receiver.faults() {
+        plan.replace(body);
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn get(State(receiver): State<Receiver>) -> Json<Vec<Fault>> {
+    Json(receiver.faults().map(FaultPlan::list).unwrap_or_default())
+}
+
+async fn delete(State(receiver): State<Receiver>) -> StatusCode {
+    if let Some(plan) = receiver.faults() {
+        plan.clear();
+    }
+    StatusCode::NO_CONTENT
 }
 
 /// Processes the request, as the plan would have it.

@@ -1,17 +1,12 @@
-//! A request as it came in: headers read with care, the body whole, capped and hashed.
+//! A request as it came in: what its headers say, and its body, hashed.
 
-use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, header};
-use futures_util::StreamExt as _;
+use axum::http::HeaderMap;
+use postbound_http::{parse_key, single};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::config::Contract;
-use crate::idempotency::parse_key;
 use crate::problem::Problem;
-
-/// A body past the cap is read on to this many times the cap, so that the sender gets to read the refusal.
-const DRAIN_FACTOR: usize = 4;
 
 /// One authenticated request.
 pub(crate) struct Delivery {
@@ -131,44 +126,4 @@ impl Envelope {
 fn parse_version(text: &str) -> Option<i64> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     text.parse().ok().filter(|version: &i64| digits && *version > 0)
-}
-
-/// A header that may stand once at most, and in visible ASCII.
-pub(crate) fn single<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, Problem> {
-    let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    if values.next().is_some() {
-        return Err(Problem::malformed(format!("header {name} stands more than once")));
-    }
-    let text =
-        value.to_str().map_err(|_| Problem::malformed(format!("header {name} is not of visible ASCII")))?;
-    Ok(Some(text.trim()).filter(|text| !text.is_empty()))
-}
-
-/// 415 unless the body is declared as JSON.
-pub(crate) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let declared = single(headers, header::CONTENT_TYPE.as_str())?.unwrap_or_default();
-    let essence = declared.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
-        Ok(())
-    } else {
-        Err(Problem::not_json())
-    }
-}
-
-/// Reads the body whole; past `bytes_max` it is a 413.
-pub(crate) async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
-    let mut chunks = body.into_data_stream();
-    let mut read = Vec::new();
-    let mut length = 0_usize;
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|_| Problem::malformed("the body ended early"))?;
-        length = length.saturating_add(chunk.len());
-        if length <= bytes_max {
-            read.extend_from_slice(&chunk);
-        } else if length > bytes_max.saturating_mul(DRAIN_FACTOR) {
-            break;
-        }
-    }
-    if length > bytes_max { Err(Problem::too_large(bytes_max)) } else { Ok(read.into()) }
 }

@@ -12,15 +12,16 @@
 //! `workflow` or `crm` (what the contract demands of the body), or their guard-less twins in `samples` → `storage`, one call of one
 //! function in Postgres, which holds the guard itself (`migrations/`).
 //!
-//! The crate knows nothing of Postbound's other crates: it stands for a foreign team and reads the wire only.
+//! Of Postbound's crates it knows `postbound-http` alone, which any team could have written: it stands for a foreign
+//! one and reads the wire only. The guarded receivers tell what they take at `GET /openapi.json`.
 
 mod auth;
 mod backend;
 mod config;
 mod connection;
 mod crm;
+mod describe;
 mod faults;
-mod idempotency;
 mod intake;
 mod mail;
 mod notify;

@@ -3,34 +3,34 @@
 
 use std::time::Duration;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse as _, Response};
-use axum::routing::put;
-use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use postbound_http::{ApiRouter, read_body, read_object, require_json};
 use reqwest::{Client, Url};
-use serde_json::{Map, Value};
+use serde::Deserialize;
 use sha2::Sha256;
 use sqlx::PgPool;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
+use utoipa::IntoParams;
 
 use crate::auth::check_key;
-use crate::config::{Contract, ReceiverError};
+use crate::config::{Contract, ReceiverConfig, ReceiverError};
 use crate::intake::Delivery;
-use crate::problem::Problem;
+use crate::problem::{Problem, Refusal, database};
 use crate::server::Receiver;
-use crate::shape;
+use crate::{describe, shape};
 
 /// How often the table is looked at while nothing waits.
 const POLL_EVERY: Duration = Duration::from_millis(100);
 /// Time for one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Fields of a user that the administration may change.
-const FIELDS: [&str; 6] = ["email", "username", "displayName", "avatar", "role", "isActive"];
+pub(crate) const FIELDS: [&str; 6] = ["email", "username", "displayName", "avatar", "role", "isActive"];
 
 /// Where the webhooks go.
 #[derive(Clone, PartialEq, Eq)]
@@ -154,22 +154,40 @@ pub(crate) async fn echo(receiver: &Receiver, delivery: &Delivery) {
 }
 
 /// The backend's own administration of users.
-pub(crate) fn admin_router() -> Router<Receiver> {
-    Router::new().route("/admin/users/{tenant}/{user}", put(change).delete(remove))
+pub(crate) fn admin_router(config: &ReceiverConfig) -> ApiRouter<Receiver> {
+    ApiRouter::new().put("/admin/users/{tenant}/{user}", change, describe::change_user(config)).delete(
+        "/admin/users/{tenant}/{user}",
+        remove,
+        describe::remove_user(config),
+    )
+}
+
+/// Tenant and user as the path names them.
+type NamedUser = Result<Path<(String, String)>, PathRejection>;
+
+/// Why a user is removed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Removal {
+    /// Told with the webhook.
+    reason: Option<String>,
 }
 
 async fn change(
     State(receiver): State<Receiver>,
-    Path((tenant, user)): Path<(String, String)>,
-    headers: HeaderMap,
-    Json(fields): Json<Map<String, Value>>,
-) -> Result<Response, Problem> {
-    check_key(receiver.config(), Contract::S2, &headers)?;
+    named: NamedUser,
+    request: Request,
+) -> Result<StatusCode, Refusal> {
+    let (parts, body) = request.into_parts();
+    check_key(receiver.config(), Contract::S2, &parts.headers)?;
+    let (tenant, user) = named_user(named)?;
+    require_json(&parts.headers)?;
+    let fields = read_object(&read_body(body, receiver.config().body_bytes_max).await?)?;
     if let Some(error) = shape::wrong_type(&fields, shape::BACKEND_USER) {
-        return Err(Problem::malformed(error));
+        return Err(Problem::malformed(error).into());
     }
     if let Some(unknown) = fields.keys().find(|field| !FIELDS.contains(&field.as_str())) {
-        return Err(Problem::unacceptable(format!("{unknown} cannot be changed")));
+        return Err(Problem::unacceptable(format!("{unknown} cannot be changed")).into());
     }
     let found: bool =
         sqlx::query_scalar("-- receiver.change_backend_user\nselect change_backend_user($1, $2, $3)")
@@ -178,30 +196,38 @@ async fn change(
             .bind(sqlx::types::Json(&fields))
             .fetch_one(receiver.pool())
             .await
-            .map_err(|error| Problem::database(&error))?;
-    Ok(found_or_not(found))
+            .map_err(database)?;
+    found_or_not(found)
 }
 
 async fn remove(
     State(receiver): State<Receiver>,
-    Path((tenant, user)): Path<(String, String)>,
-    Query(query): Query<Map<String, Value>>,
+    named: NamedUser,
+    removal: Result<Query<Removal>, QueryRejection>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<StatusCode, Refusal> {
     check_key(receiver.config(), Contract::S2, &headers)?;
+    let (tenant, user) = named_user(named)?;
+    let Query(removal) = removal.map_err(|_| Problem::malformed("the query takes `reason` alone"))?;
     let found: bool =
         sqlx::query_scalar("-- receiver.remove_backend_user\nselect remove_backend_user($1, $2, $3)")
             .bind(&tenant)
             .bind(&user)
-            .bind(query.get("reason").and_then(Value::as_str))
+            .bind(removal.reason)
             .fetch_one(receiver.pool())
             .await
-            .map_err(|error| Problem::database(&error))?;
-    Ok(found_or_not(found))
+            .map_err(database)?;
+    found_or_not(found)
 }
 
-fn found_or_not(found: bool) -> Response {
-    (if found { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }).into_response()
+fn named_user(named: NamedUser) -> Result<(String, String), Problem> {
+    named
+        .map(|Path(user)| user)
+        .map_err(|_| Problem::malformed("the path must name tenant and user in UTF-8"))
+}
+
+fn found_or_not(found: bool) -> Result<StatusCode, Refusal> {
+    if found { Ok(StatusCode::NO_CONTENT) } else { Err(Problem::not_found("there is no such user").into()) }
 }
 
 /// The oldest that is due, of users whose earlier ones are all taken.

@@ -5,13 +5,14 @@
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use postbound_http::set_retry_after;
 use serde_json::{Map, Value, json};
 use sqlx::types::Json;
 
 use crate::backend::DEFAULT_TENANT;
 use crate::config::Contract;
 use crate::intake::{Delivery, Envelope};
-use crate::problem::{Problem, set_retry_after};
+use crate::problem::{Problem, database};
 use crate::server::Receiver;
 use crate::shape::{self, Fields};
 use crate::storage::{BackendChange, CrmUsers};
@@ -37,7 +38,7 @@ pub(crate) async fn sync_backend(receiver: &Receiver, delivery: &Delivery) -> Re
         body_sha256: &delivery.sha256,
         content: json,
     };
-    receiver.storage().sample_backend(&change).await.map_err(|error| Problem::database(&error))?;
+    receiver.storage().sample_backend(&change).await.map_err(database)?;
     tracing::debug!(
         contract = "s2",
         tenant.id = change.tenant_id,
@@ -75,7 +76,7 @@ pub(crate) async fn sync_crm(
         .storage()
         .sample_crm(tenant_id, &envelope, &delivery.sha256, &users)
         .await
-        .map_err(|error| Problem::database(&error))?;
+        .map_err(database)?;
     tracing::debug!(contract = "s3", tenant.id = tenant_id, users = users.ids.len(), "receiver.batch.synced");
     Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], answer).into_response())
 }
@@ -83,7 +84,7 @@ pub(crate) async fn sync_crm(
 /// A refusal in the samples' shapes.
 pub(crate) fn refusal(contract: Contract, problem: Problem) -> Response {
     let status = problem.status;
-    let retry_after = problem.retry_after;
+    let retry_after = problem.wait;
     let mut response = match contract {
         _ if status == StatusCode::TOO_MANY_REQUESTS => (status, problem.detail).into_response(),
         Contract::S0 | Contract::S2 => {

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post, put};
-use axum::{Extension, Json, Router};
+use axum::{Extension, Router};
+use postbound_http::{ApiRouter, read_body};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -16,15 +15,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Contract, Mode, ReceiverConfig, ReceiverError};
 use crate::connection::{CuttableListener, Peer};
-use crate::faults::{Fault, FaultPlan, FaultsBody, process_under};
-use crate::intake::{Delivery, Envelope, read_body};
+use crate::faults::{FaultPlan, faults_router, process_under};
+use crate::intake::{Delivery, Envelope};
 use crate::mail::{Mailer, send_until};
 use crate::notify::{Notifier, admin_router, echo, notify_until};
-use crate::problem::Problem;
+use crate::problem::{Problem, Refusal, rate_limited};
 use crate::ratelimit::RateLimiter;
 use crate::signature::Verifier;
 use crate::storage::{Storage, prune_idempotency_keys};
-use crate::{auth, backend, crm, samples, workflow};
+use crate::{auth, backend, crm, describe, samples, workflow};
 
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 
@@ -112,24 +111,31 @@ impl Receiver {
     }
 }
 
-/// The routes of the configured contracts, `GET /healthz`, and `/_faults` where faults are enabled.
+/// The routes of the configured contracts, `GET /healthz`, and `/_faults` where faults are enabled; if guarded, also
+/// `GET /openapi.json`, which tells them.
 ///
 /// Served by anything but [`serve`], clients count as one for the rate limit, and a `drop_connection` fault answers 503.
 pub fn router(receiver: Receiver) -> Router {
-    let mut router = Router::new().route("/healthz", get(|| async { "ok" }));
-    for contract in &receiver.config().contracts {
-        router = match contract {
-            Contract::S0 => router.route("/workflows/trigger", post(receive_trigger)),
-            Contract::S2 => router.route("/internal/users/sync", post(receive_backend)),
-            Contract::S3 => router.route("/api/internal/sync/users", post(receive_crm)),
+    let config = receiver.config();
+    let mut api = ApiRouter::new().get("/healthz", async || "ok", describe::health());
+    for contract in &config.contracts {
+        api = match contract {
+            Contract::S0 => api.post("/workflows/trigger", receive_trigger, describe::trigger(config)),
+            Contract::S2 => api.post("/internal/users/sync", receive_backend, describe::sync_user(config)),
+            Contract::S3 => api.post("/api/internal/sync/users", receive_crm, describe::sync_users(config)),
         };
     }
-    if receiver.notifier().is_some() && receiver.config().contracts.contains(&Contract::S2) {
-        router = router.merge(admin_router());
+    if receiver.notifier().is_some() && config.contracts.contains(&Contract::S2) {
+        api = api.merge(admin_router(config));
     }
     if receiver.faults().is_some() {
-        router = router.route("/_faults", put(put_faults).get(get_faults).delete(delete_faults));
+        api = api.merge(faults_router());
     }
+    let router = match config.mode {
+        Mode::Guarded => api.publish(&describe::info()),
+        // The samples refuse in shapes of their own, and nobody has described them.
+        Mode::Guardless => api.unpublished(),
+    };
     router.with_state(receiver)
 }
 
@@ -221,7 +227,7 @@ async fn admit(
     let config = receiver.config();
     if let (Contract::S3, Some(limiter)) = (contract, &receiver.inner.limiter) {
         let client = address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
-        limiter.admit(client, Instant::now()).map_err(Problem::rate_limited)?;
+        limiter.admit(client, Instant::now()).map_err(rate_limited)?;
     }
     let (parts, body) = request.into_parts();
     auth::check_key(config, contract, &parts.headers)?;
@@ -273,25 +279,7 @@ async fn log_refused(receiver: &Receiver, delivery: &Delivery, problem: &Problem
 
 fn refusal(receiver: &Receiver, contract: Contract, problem: Problem) -> Response {
     match receiver.config().mode {
-        Mode::Guarded => problem.into_response(),
+        Mode::Guarded => Refusal::from(problem).into_response(),
         Mode::Guardless => samples::refusal(contract, problem),
     }
-}
-
-async fn put_faults(State(receiver): State<Receiver>, Json(body): Json<FaultsBody>) -> StatusCode {
-    if let Some(plan) = receiver.faults() {
-        plan.replace(body);
-    }
-    StatusCode::NO_CONTENT
-}
-
-async fn get_faults(State(receiver): State<Receiver>) -> Json<Vec<Fault>> {
-    Json(receiver.faults().map(FaultPlan::list).unwrap_or_default())
-}
-
-async fn delete_faults(State(receiver): State<Receiver>) -> StatusCode {
-    if let Some(plan) = receiver.faults() {
-        plan.clear();
-    }
-    StatusCode::NO_CONTENT
 }

@@ -2,7 +2,7 @@
 //!
 //! Null counts as absent: senders differ in which of the two they write.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// What a field may hold besides null.
 #[derive(Clone, Copy)]
@@ -92,6 +92,22 @@ pub(crate) fn wrong_type(object: &Map<String, Value>, fields: &Fields) -> Option
         };
         (!fits).then(|| format!("{name} must be {wanted}"))
     })
+}
+
+/// What JSON Schema says of an object with these fields, of which the `required` must be texts that are not blank.
+pub(crate) fn schema(fields: &Fields, required: &[&str]) -> Value {
+    let of_field = |(name, kind): &(&'static str, Kind)| {
+        let schema = match kind {
+            Kind::Text if required.contains(name) => json!({"type": "string", "pattern": r"\S"}),
+            Kind::Text => json!({"type": ["string", "null"]}),
+            Kind::Flag => json!({"type": ["boolean", "null"]}),
+            Kind::Texts => json!({"type": ["array", "null"], "items": {"type": "string"}}),
+            Kind::Version => json!({"type": ["integer", "null"], "minimum": 1, "maximum": i64::MAX}),
+        };
+        ((*name).to_owned(), schema)
+    };
+    let properties: Map<String, Value> = fields.iter().map(of_field).collect();
+    json!({"type": "object", "properties": properties, "required": required})
 }
 
 /// The first field that is not among `fields`.

@@ -5,12 +5,13 @@
 //! trigger that is repeated finds the contact and the user it made; nobody gets a second welcome.
 
 use axum::response::Response;
+use postbound_http::require_json;
 use serde_json::Value;
 
 use crate::backend::{DEFAULT_TENANT, answer_with};
 use crate::config::Mode;
-use crate::intake::{Delivery, Envelope, require_json};
-use crate::problem::Problem;
+use crate::intake::{Delivery, Envelope};
+use crate::problem::{Problem, database};
 use crate::server::Receiver;
 use crate::shape;
 use crate::storage::WorkflowRun;
@@ -40,7 +41,7 @@ pub(crate) async fn trigger(receiver: &Receiver, delivery: &Delivery) -> Result<
         content: json,
         mail: receiver.sends_mail(),
     };
-    let answer = receiver.storage().run_workflow(&run).await.map_err(|error| Problem::database(&error))?;
+    let answer = receiver.storage().run_workflow(&run).await.map_err(database)?;
     tracing::info!(
         contract = "s0", tenant.id = run.tenant_id, user.id = user_id, outcome = %answer.outcome,
         "receiver.workflow.ran"

@@ -102,7 +102,7 @@ fn render(job: &RunningJob, item: &JobItem, state: &JobState) -> Result<Vec<u8>,
         traceparent: state.traceparent.as_deref(),
         logged_at: state.logged_at,
         resend: resend(job, item),
-        job: Some(JobPart { job: job.id, item: item.item, repeats: repeats(job.kind) }),
+        job: Some(JobPart { job: job.id, item: item.item, repeats: repeats(job.kind), full: job.full }),
     };
     let data = if state.erased { "{}" } else { &state.data };
     BatchBuilder::render(&header, data).map_err(|_| ItemMark::Skipped("unreadable"))
@@ -154,6 +154,7 @@ mod tests {
         RunningJob {
             id: 7,
             kind,
+            full: false,
             new_key,
             rate_per_second: None,
             stop_after_failures: None,
@@ -223,7 +224,7 @@ mod tests {
             let page = JobPage::render(job, &[JobItem { letter, ..item(1) }], 4, LIMITS);
             let event = decode_batch(&page.messages[0].body).unwrap().remove(0);
             assert_eq!(event.resend, expected, "{job:?} {letter:?}");
-            assert_eq!(event.job, Some(JobPart { job: 7, item: 1, repeats }));
+            assert_eq!(event.job, Some(JobPart { job: 7, item: 1, repeats, full: false }));
         };
         let of_job = (1 << 30) + 7 * 1024;
         check(&job(JobKind::Replay, false), letter(0, true), 0, false);

@@ -1,5 +1,5 @@
-use crate::filter::wants;
-use postbound_store::{LogRow, Registration};
+use crate::filter::Filter;
+use postbound_store::LogRow;
 use std::{
     sync::{
         Arc,
@@ -31,15 +31,16 @@ impl ProjectionRounds {
 /// What a target's stream does about bare deletes that reach it before the projection has the state before them: it
 /// waits, but not for a projection that is stuck or far behind.
 pub(crate) struct LastStates {
-    target: Registration,
+    target: String,
+    wanted: Filter,
     rounds: ProjectionRounds,
     /// The round of the projection in which waiting was given up; 0: never. It is no use again before the next one.
     given_up: AtomicU64,
 }
 
 impl LastStates {
-    pub(crate) fn new(target: Registration, rounds: ProjectionRounds) -> Self {
-        Self { target, rounds, given_up: AtomicU64::new(0) }
+    pub(crate) fn new(target: String, wanted: Filter, rounds: ProjectionRounds) -> Self {
+        Self { target, wanted, rounds, given_up: AtomicU64::new(0) }
     }
 
     /// Place of the first row the target wants that has to be read again.
@@ -47,7 +48,7 @@ impl LastStates {
         if self.given_up.load(Ordering::Relaxed) == self.rounds.current() {
             return None;
         }
-        rows.iter().position(|row| row.awaits_state && wants(&self.target, row))
+        rows.iter().position(|row| row.awaits_state && self.wanted.wants(row))
     }
 
     /// Whether to go on waiting, after having waited since then.
@@ -57,7 +58,7 @@ impl LastStates {
         }
         self.given_up.store(self.rounds.current(), Ordering::Relaxed);
         tracing::warn!(
-            target.name = %self.target.name,
+            target.name = %self.target,
             "user_state is behind; until it has caught up, deletes without data are published without the last known state"
         );
         false
@@ -68,6 +69,7 @@ impl LastStates {
 mod tests {
     use super::*;
     use postbound_event::Action;
+    use postbound_store::Registration;
     use time::OffsetDateTime;
     use uuid::Uuid;
 
@@ -99,7 +101,7 @@ mod tests {
             settings: Default::default(),
             partitions: 16,
         };
-        LastStates::new(target, ProjectionRounds::default())
+        LastStates::new(target.name.clone(), Filter::of(&target), ProjectionRounds::default())
     }
 
     #[test]

@@ -1,5 +1,5 @@
 use crate::{
-    filter::wants,
+    filter::Filter,
     gauges::StreamGauges,
     guard::Guard,
     last_states::{LastStates, ProjectionRounds},
@@ -47,6 +47,7 @@ pub(crate) struct StreamContext {
 pub(crate) struct Session {
     context: StreamContext,
     target: Registration,
+    wanted: Filter,
     names: TargetNames,
     health: StreamHealth,
     reader: WindowReader,
@@ -87,7 +88,8 @@ pub(crate) async fn run_session(
     }
     let slots = (0..target.partitions).map(|_| Slot::new()).collect();
     let blocked = link.blocked();
-    let last_states = Arc::new(LastStates::new(target.clone(), context.rounds.clone()));
+    let wanted = Filter::of(&target);
+    let last_states = Arc::new(LastStates::new(target.name.clone(), wanted.clone(), context.rounds.clone()));
     let mut session = Session {
         health: StreamHealth::new(context.component.clone(), names.clone()),
         reader: WindowReader {
@@ -97,6 +99,7 @@ pub(crate) async fn run_session(
         },
         context,
         target,
+        wanted,
         names,
         publisher,
         blocked,
@@ -190,7 +193,7 @@ impl Session {
         if page.server_started.is_some_and(|started| started != self.cursor.server_started) {
             return Err(Interrupted::ServerChanged);
         }
-        let wanted = page.rows.iter().filter(|row| wants(&self.target, row));
+        let wanted = page.rows.iter().filter(|row| self.wanted.wants(row));
         self.context.guard.published().note(&self.target.name, wanted.clone());
         for row in wanted {
             let partition = UserKey::new(&*row.tenant_id, &*row.user_id).partition(self.target.partitions);

@@ -57,7 +57,8 @@ impl Store {
             where d.target = $1 and d.tenant_id = due.tenant_id and d.user_id = due.user_id
             returning d.tenant_id, d.user_id, d.version, d.event_id, d.log_id, d.action, d.send_as, d.resend,
                       null::text as origin, null::text as traceparent, d.logged_at,
-                      null::bigint as job_id, null::bigint as job_item, null::boolean as job_repeats, d.data::text",
+                      null::bigint as job_id, null::bigint as job_item, null::boolean as job_repeats, null::boolean as job_full,
+                      d.data::text",
         )
         .bind(filter.target)
         .bind(i64::from(filter.partitions.max(1)))

@@ -58,9 +58,9 @@ pub struct ResyncFilter {
 macro_rules! users_to_resync {
     () => {
         "select s.tenant_id, s.user_id, s.version,
-                   case when t.fold and postbound.admits(t.actions, t.name, s.action, s.targets) then null
+                   case when t.fold and postbound.admits(t.actions, t.tenants, t.name, s.tenant_id, s.action, s.targets) then null
                         when t.fold or s.action = 'deleted'
-                          or not postbound.admits(t.actions, t.name, 'created', s.targets) then 'not_for_this_target'
+                          or not postbound.admits(t.actions, t.tenants, t.name, s.tenant_id, 'created', s.targets) then 'not_for_this_target'
                         when postbound.has_heard_of(t.name, s.tenant_id, s.user_id) then 'linked' end as unwanted
             from postbound.user_state as s
             join postbound.target as t on t.name = $1 and postbound.takes_newest_states(t.fold, t.actions)
@@ -83,9 +83,9 @@ macro_rules! users_that_are_stale {
               on t.name = $1 and t.retired_at is null and postbound.takes_newest_states(t.fold, t.actions)
             left join postbound.delivery_ledger as l
               on l.target = t.name and l.tenant_id = s.tenant_id and l.user_id = s.user_id
-            where case when t.fold then postbound.admits(t.actions, t.name, s.action, s.targets)
+            where case when t.fold then postbound.admits(t.actions, t.tenants, t.name, s.tenant_id, s.action, s.targets)
                          and greatest(coalesce(l.delivered_version, 0), coalesce(l.dead_version, 0)) < s.version
-                       else s.action <> 'deleted' and postbound.admits(t.actions, t.name, 'created', s.targets)
+                       else s.action <> 'deleted' and postbound.admits(t.actions, t.tenants, t.name, s.tenant_id, 'created', s.targets)
                          and greatest(coalesce(l.delivered_version, 0), coalesce(l.dead_version, 0)) = 0
                          and not postbound.has_heard_of(t.name, s.tenant_id, s.user_id) end
               and s.logged_at < clock_timestamp() - $2 * interval '1 second'

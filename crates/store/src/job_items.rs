@@ -139,9 +139,9 @@ impl Store {
                     union all
                     select u.version, u.event_id, 0, u.action, u.origin, null, u.logged_at, u.data::text,
                            case when t.fold or j.kind = 'import' and u.version = coalesce(i.version, 1)
-                                then postbound.admits(t.actions, t.name, u.action, u.targets)
+                                then postbound.admits(t.actions, t.tenants, t.name, u.tenant_id, u.action, u.targets)
                                 else postbound.takes_newest_states(t.fold, t.actions) and u.action <> 'deleted'
-                                 and postbound.admits(t.actions, t.name, 'created', u.targets)
+                                 and postbound.admits(t.actions, t.tenants, t.name, u.tenant_id, 'created', u.targets)
                                  and not postbound.has_heard_of(t.name, u.tenant_id, u.user_id) end
                     from postbound.user_state as u
                     where u.tenant_id = i.tenant_id and u.user_id = i.user_id

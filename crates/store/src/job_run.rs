@@ -49,6 +49,8 @@ pub struct RunningJob {
     pub id: i64,
     /// What kind.
     pub kind: JobKind,
+    /// Whether it is a full sync: a resync of all users, of a tenant or of all.
+    pub full: bool,
     /// Whether states go out under a new idempotency key.
     pub new_key: bool,
     /// Users sent per second at most.
@@ -65,6 +67,7 @@ pub struct RunningJob {
 struct JobRow {
     job_id: Option<i64>,
     kind: Option<String>,
+    full: bool,
     new_key: Option<bool>,
     rate_per_second: Option<f64>,
     stop_after_failures: Option<i32>,
@@ -93,6 +96,15 @@ macro_rules! failing_items {
 }
 pub(crate) use failing_items;
 
+/// Whether job `j`, which may be missing, is a full sync: a resync that leaves nobody out.
+macro_rules! is_full_sync {
+    () => {
+        "coalesce(j.kind = 'resync' and not j.filter ?| array['users', 'changed_since']
+                  and coalesce(j.filter -> 'only_missing', 'false') <> 'true', false)"
+    };
+}
+pub(crate) use is_full_sync;
+
 impl Store {
     /// Targets that have running jobs.
     ///
@@ -117,7 +129,9 @@ impl Store {
     pub async fn running_jobs(&self, target: &str) -> Result<Option<TargetJobs>, StoreError> {
         let rows: Vec<JobRow> = sqlx::query_as(concat!(
             "-- running_jobs
-            select j.job_id, j.kind, j.new_key, j.rate_per_second, j.stop_after_failures,
+            select j.job_id, j.kind, ",
+            is_full_sync!(),
+            " as full, j.new_key, j.rate_per_second, j.stop_after_failures,
                    case when j.stop_after_failures is null then 0 else (",
             failing_items!(),
             ") end as failing,
@@ -254,6 +268,7 @@ fn running_job(row: JobRow) -> Option<Result<RunningJob, StoreError>> {
     Some(JobKind::from_str(&kind).map(|kind| RunningJob {
         id,
         kind,
+        full: row.full,
         new_key,
         rate_per_second: row.rate_per_second,
         stop_after_failures: row.stop_after_failures,

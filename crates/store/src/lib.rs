@@ -70,7 +70,7 @@ pub use log::{LogRow, Page, PageLimits, WindowBounds};
 pub use log_partition::{Dropping, LogPartition, Maintained};
 pub use migrate::MigrationStatus;
 pub use news::News;
-pub use notice::{Notice, NoticeRow, Told};
+pub use notice::{Notice, NoticeBacklog, NoticeRow, Told};
 pub use parked::{DueFilter, NextAttempt, ParkedSchedule, ParkedState, ParkedUser};
 pub use parking::{Parking, ParkingCause, StateWrites};
 pub use rate_window::{RateAnswer, RateGrant, RateSpan, RateWindow};

@@ -205,26 +205,28 @@ impl Store {
         .await?)
     }
 
-    /// Of each user, in their order, the newest version whose delivery told the target's ids; None: no link exists, so
-    /// the target has not heard of the user. A target that tells no ids has heard of those the ledger knows.
+    /// Of each user at a target, in their order, the newest version whose delivery told the target's ids; None: no link
+    /// exists, so the target has not heard of the user. A target that tells no ids has heard of those the ledger knows.
     ///
     /// # Errors
     /// When Postgres cannot be asked.
-    pub async fn linked(&self, target: &str, users: &[UserKey]) -> Result<Vec<Option<i64>>, StoreError> {
+    pub async fn linked(&self, users: &[(Arc<str>, UserKey)]) -> Result<Vec<Option<i64>>, StoreError> {
         Ok(sqlx::query_scalar(
             "-- linked
-            select case when postbound.has_heard_of($1, u.tenant_id, u.user_id) then coalesce(
+            select case when postbound.has_heard_of(u.target, u.tenant_id, u.user_id) then coalesce(
                        (select max(i.version) from postbound.identity_link as i
-                        where i.target = $1 and i.tenant_id = u.tenant_id collate \"C\" and i.user_id = u.user_id collate \"C\"),
+                        where i.target = u.target collate \"C\" and i.tenant_id = u.tenant_id collate \"C\"
+                          and i.user_id = u.user_id collate \"C\"),
                        (select l.delivered_version from postbound.delivery_ledger as l
-                        where l.target = $1 and l.tenant_id = u.tenant_id collate \"C\" and l.user_id = u.user_id collate \"C\"))
+                        where l.target = u.target collate \"C\" and l.tenant_id = u.tenant_id collate \"C\"
+                          and l.user_id = u.user_id collate \"C\"))
                    end
-            from unnest($2::text[], $3::text[]) with ordinality as u (tenant_id, user_id, place)
+            from unnest($1::text[], $2::text[], $3::text[]) with ordinality as u (target, tenant_id, user_id, place)
             order by u.place",
         )
-        .bind(target)
-        .bind(users.iter().map(|key| key.tenant.as_str()).collect::<Vec<_>>())
-        .bind(users.iter().map(|key| key.user.as_str()).collect::<Vec<_>>())
+        .bind(users.iter().map(|(target, _)| &**target).collect::<Vec<_>>())
+        .bind(users.iter().map(|(_, key)| key.tenant.as_str()).collect::<Vec<_>>())
+        .bind(users.iter().map(|(_, key)| key.user.as_str()).collect::<Vec<_>>())
         .fetch_all(&self.pool)
         .await?)
     }

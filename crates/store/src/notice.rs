@@ -63,6 +63,19 @@ pub struct NoticeRow {
     pub dead_at: Option<OffsetDateTime>,
 }
 
+/// How many notices a target has not taken.
+#[derive(Debug, Clone, Default, PartialEq, sqlx::FromRow)]
+pub struct NoticeBacklog {
+    /// The target.
+    pub target: String,
+    /// Still to be told.
+    pub waiting: i64,
+    /// Age in seconds of the oldest of them; 0: there is none.
+    pub oldest_seconds: f64,
+    /// Given up, and kept for thirty days.
+    pub given_up: i64,
+}
+
 /// What became of an attempt to tell a notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Told {
@@ -155,6 +168,25 @@ impl Store {
         )
         .bind(target)
         .bind(limit)
+        .fetch_all(&self.pool)
+        .await?)
+    }
+
+    /// How many notices are not taken, of one target or of each that has some.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked.
+    pub async fn notice_backlogs(&self, target: Option<&str>) -> Result<Vec<NoticeBacklog>, StoreError> {
+        Ok(sqlx::query_as(
+            "-- notice_backlogs
+            select target, count(*) filter (where dead_at is null) as waiting,
+                   coalesce(extract(epoch from clock_timestamp() - min(noted_at) filter (where dead_at is null)), 0)::float8
+                       as oldest_seconds,
+                   count(*) filter (where dead_at is not null) as given_up
+            from postbound.notice where $1::text is null or target = $1
+            group by target order by target",
+        )
+        .bind(target)
         .fetch_all(&self.pool)
         .await?)
     }

@@ -1,6 +1,6 @@
 //! Users who wait for another attempt.
 
-use crate::{Store, StoreError, Unknown};
+use crate::{Store, StoreError, Unknown, job_run::is_full_sync};
 use postbound_event::{Action, Event, JobPart, UserKey};
 use serde_json::value::RawValue;
 use sqlx::{Row as _, postgres::PgRow};
@@ -121,6 +121,17 @@ macro_rules! take_due {
     };
 }
 
+/// Which item of which job a parked state `s` is.
+macro_rules! job_columns {
+    () => {
+        concat!(
+            "s.job_id, s.job_item, s.job_repeats, (select ",
+            is_full_sync!(),
+            " from postbound.job as j where j.job_id = s.job_id) as job_full"
+        )
+    };
+}
+
 impl Store {
     /// What is parked of these users, `whole` or without their states; those who are not parked are left out.
     ///
@@ -165,12 +176,16 @@ impl Store {
         limit: u16,
     ) -> Result<Vec<ParkedState>, StoreError> {
         let rows = sqlx::query(
-            "-- parked_states_page
-            select tenant_id, user_id, version, event_id, log_id, action, send_as, resend, origin, traceparent, logged_at,
-                   job_id, job_item, job_repeats, data::text
-            from postbound.parked_state
-            where target = $1 and tenant_id = $2 and user_id = $3 and version > $4
-            order by version limit $5",
+            concat!(
+                "-- parked_states_page
+            select s.tenant_id, s.user_id, s.version, s.event_id, s.log_id, s.action, s.send_as, s.resend, s.origin,
+                   s.traceparent, s.logged_at, ",
+                job_columns!(),
+                ", s.data::text
+            from postbound.parked_state as s
+            where s.target = $1 and s.tenant_id = $2 and s.user_id = $3 and s.version > $4
+            order by s.version limit $5"
+            ),
         )
         .bind(target)
         .bind(&key.tenant)
@@ -287,13 +302,17 @@ impl Store {
             return Ok(users);
         }
         let states = sqlx::query(
-            "-- parked_states
+            concat!(
+                "-- parked_states
             select s.tenant_id, s.user_id, s.version, s.event_id, s.log_id, s.action, s.send_as, s.resend, s.origin,
-                   s.traceparent, s.logged_at, s.job_id, s.job_item, s.job_repeats, s.data::text
+                   s.traceparent, s.logged_at, ",
+                job_columns!(),
+                ", s.data::text
             from unnest($2::text[], $3::text[]) with ordinality as u (tenant_id, user_id, place)
             join postbound.parked_state as s
               on s.target = $1 and s.tenant_id = u.tenant_id collate \"C\" and s.user_id = u.user_id collate \"C\"
-            order by u.place, s.version",
+            order by u.place, s.version"
+            ),
         )
         .bind(target)
         .bind(users.iter().map(|user| user.key.tenant.as_str()).collect::<Vec<_>>())
@@ -352,6 +371,7 @@ pub(crate) fn parked_state(row: &PgRow) -> Result<ParkedState, StoreError> {
     let job: Option<i64> = row.try_get("job_id")?;
     let item: Option<i64> = row.try_get("job_item")?;
     let repeats: Option<bool> = row.try_get("job_repeats")?;
+    let full: Option<bool> = row.try_get("job_full")?;
     Ok(ParkedState {
         event: Event {
             id: row.try_get("event_id")?,
@@ -364,7 +384,12 @@ pub(crate) fn parked_state(row: &PgRow) -> Result<ParkedState, StoreError> {
             logged_at: row.try_get("logged_at")?,
             data: RawValue::from_string(data).map_err(|error| StoreError::Unexpected(error.to_string()))?,
             resend: u32::try_from(row.try_get::<i32, _>("resend")?).unwrap_or(0),
-            job: job.zip(item).map(|(job, item)| JobPart { job, item, repeats: repeats.unwrap_or(false) }),
+            job: job.zip(item).map(|(job, item)| JobPart {
+                job,
+                item,
+                repeats: repeats.unwrap_or(false),
+                full: full.unwrap_or(false),
+            }),
         },
         send_as: row.try_get::<Option<String>, _>("send_as")?.map(action).transpose()?,
     })

@@ -28,6 +28,15 @@ impl Registration {
         self.settings.get("notices").is_some_and(|notices| notices.contains('"'))
     }
 
+    /// The tenants it wants (`postbound.target.tenants`), sorted; empty: all. Settings that cannot be read leave none out:
+    /// the worker looks again.
+    pub fn tenants(&self) -> Vec<String> {
+        let told = self.settings.get("tenants").and_then(|told| serde_json::from_str(told).ok());
+        let mut tenants: Vec<String> = told.unwrap_or_default();
+        tenants.sort_unstable();
+        tenants
+    }
+
     /// What is set otherwise here than in what was registered, for people; None: nothing is.
     pub fn difference(&self, registered: &Self) -> Option<String> {
         if self.config_hash == registered.config_hash {
@@ -70,6 +79,17 @@ mod tests {
                 .collect(),
             partitions: 16,
         }
+    }
+
+    #[test]
+    fn the_tenants_of_a_target_are_read_from_its_settings_and_all_where_it_names_none() {
+        let check = |settings: &[(&str, &str)], tenants: &[&str]| {
+            assert_eq!(registration("a", settings).tenants(), tenants, "{settings:?}");
+        };
+        check(&[("tenants", r#"["globex", "ac\"me"]"#)], &["ac\"me", "globex"]);
+        check(&[("tenants", "[]")], &[]);
+        check(&[("tenants", "acme")], &[]);
+        check(&[], &[]);
     }
 
     #[test]

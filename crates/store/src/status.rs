@@ -226,7 +226,7 @@ impl Store {
                    count(h.user_id) filter (
                        where h.version > greatest(coalesce(l.delivered_version, 0), coalesce(l.dead_version, 0))
                          and (p.user_id is not null or s.version is distinct from h.version
-                              or postbound.admits(t.actions, t.name, s.action, s.targets))),
+                              or postbound.admits(t.actions, t.tenants, t.name, h.tenant_id, s.action, s.targets))),
                    count(h.user_id) filter (where l.dead_version >= h.version and l.delivered_version < l.dead_version)
             from postbound.target as t
             left join postbound.user_head as h on h.version > 0

@@ -194,7 +194,7 @@ impl Store {
         Ok(sqlx::query_as(
             "-- user_at_targets
             select t.name as target, h.version as newest_version,
-                   case when s.version = h.version then postbound.admits(t.actions, t.name, s.action, s.targets) end as wanted,
+                   case when s.version = h.version then postbound.admits(t.actions, t.tenants, t.name, h.tenant_id, s.action, s.targets) end as wanted,
                    coalesce(l.delivered_version, 0) as held_version, coalesce(l.present, false) as present,
                    l.delivered_at as held_since, i.external_id, coalesce(i.links, '{}') as links,
                    coalesce(l.dead_version, 0) as dead_version, l.dead_reason,

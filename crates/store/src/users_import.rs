@@ -202,10 +202,12 @@ async fn targets_of(tx: &mut PgConnection, plan: &ImportPlan) -> Result<Vec<Stri
     sqlx::query_scalar(
         "-- import_targets
         select name from postbound.target
-        where retired_at is null and postbound.admits(actions, name, 'created', $1) and (fold or $1 is not null)
+        where retired_at is null and postbound.admits(actions, tenants, name, $2, 'created', $1)
+          and (fold or $1 is not null)
         order by name",
     )
     .bind(&plan.targets)
+    .bind(&plan.tenant)
     .fetch_all(tx)
     .await
 }

@@ -25,12 +25,14 @@ pub enum AddressPolicy {
     },
 }
 
-/// Networks that are no public destination, and what they are for (IANA's special-purpose registries, multicast).
+/// Networks that are no public destination, and what they are for (IANA's special-purpose registries, multicast), and the
+/// one public address that is inside a cloud: Azure answers its machines there.
 static REFUSED: &[(&str, &str)] = &[
     ("0.0.0.0/8", "this network"),
     ("10.0.0.0/8", "private"),
     ("100.64.0.0/10", "shared by a carrier"),
     ("127.0.0.0/8", "loopback"),
+    ("168.63.129.16/32", "a cloud's own"),
     ("169.254.0.0/16", "link-local"),
     ("172.16.0.0/12", "private"),
     ("192.0.0.0/24", "reserved"),
@@ -181,6 +183,7 @@ mod tests {
             ("100.127.255.255", "shared by a carrier"),
             ("127.0.0.1", "loopback"),
             ("127.255.0.1", "loopback"),
+            ("168.63.129.16", "a cloud's own"),
             ("169.254.169.254", "link-local"),
             ("172.31.255.255", "private"),
             ("192.168.1.1", "private"),
@@ -213,6 +216,7 @@ mod tests {
             "1.1.1.1",
             "100.63.255.255",
             "100.128.0.0",
+            "168.63.129.17",
             "172.15.0.1",
             "172.32.0.1",
             "192.0.1.1",

@@ -107,7 +107,11 @@ pub(crate) fn render(envelope: &Envelope<'_>, states: &[(&Delivery, CanonicalUse
         metadata: Metadata {
             sync_time: sync_time(states.iter().map(|(delivery, _)| delivery.logged_at)),
             synced_by: envelope.synced_by,
-            sync_type: if users.len() == 1 { "single_user" } else { "incremental" },
+            sync_type: match states.iter().all(|(delivery, _)| delivery.full_sync) {
+                true => "full",
+                false if users.len() == 1 => "single_user",
+                false => "incremental",
+            },
             application_code: envelope.application_code,
         },
         users,

@@ -26,6 +26,8 @@ pub struct Delivery {
     /// state that is sent once more on purpose: a receiver that remembers the key would answer without applying it.
     /// A retry keeps the number of the attempt it repeats.
     pub resend: u32,
+    /// Whether it is one of a full sync, of all users of the tenant, for contracts that tell one.
+    pub full_sync: bool,
 }
 
 /// What targets may want to know of a tenant (seed 003: `tenant`).

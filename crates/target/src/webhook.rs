@@ -183,6 +183,7 @@ mod tests {
             traceparent: None,
             data: RawValue::from_string("{}".to_owned()).unwrap().into(),
             resend: 0,
+            full_sync: false,
         };
         let document = document(&delivery, &TenantInfo::unknown("t"));
         let mut fields: Vec<&str> = document.as_object().unwrap().keys().map(String::as_str).collect();

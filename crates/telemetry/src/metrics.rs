@@ -76,6 +76,7 @@ fn builder() -> Result<PrometheusBuilder, BuildError> {
 }
 
 fn describe() {
+    describe_gauge!(names::READY, Unit::Count, "1 while the process is ready");
     describe_counter!(names::RELAY_PUBLISHED, Unit::Count, "events published and confirmed by the broker");
     describe_gauge!(names::RELAY_UNCONFIRMED, Unit::Count, "messages published and not yet confirmed");
     describe_counter!(names::RELAY_RETURNED, Unit::Count, "messages returned because no queue took them");
@@ -89,9 +90,22 @@ fn describe() {
     describe_counter!(names::RETRIES, Unit::Count, "attempts beyond the first");
     describe_histogram!(names::ATTEMPT_DURATION, Unit::Seconds, "time one request took");
     describe_histogram!(names::COMMIT_TO_DELIVERY, Unit::Seconds, "time from commit to settled delivery");
+    describe_gauge!(
+        names::OLDEST_UNDELIVERED_SECONDS,
+        Unit::Seconds,
+        "age of the oldest live change held and not settled"
+    );
     describe_gauge!(names::IN_FLIGHT, Unit::Count, "requests being sent");
     describe_gauge!(names::PARTITIONS_OWNED, Unit::Count, "partitions this worker owns");
     describe_gauge!(names::PARTITIONS_TOTAL, Unit::Count, "partitions of the installation");
+    describe_counter!(names::NOTICES, Unit::Count, "attempts to tell a notice, by outcome");
+    describe_gauge!(names::NOTICES_WAITING, Unit::Count, "notices still to be told");
+    describe_gauge!(
+        names::NOTICES_OLDEST_SECONDS,
+        Unit::Seconds,
+        "age of the oldest notice still to be told"
+    );
+    describe_gauge!(names::NOTICES_GIVEN_UP, Unit::Count, "notices that were given up");
     describe_counter!(names::INGRESS_WEBHOOKS, Unit::Count, "webhooks that came in, by outcome");
     describe_gauge!(names::INGRESS_WAITING, Unit::Count, "inbound changes that wait for an identity link");
     describe_counter!(names::INGRESS_EVENTS, Unit::Count, "requests to POST /v1/events, by outcome");

@@ -3,6 +3,9 @@
 //! Record with the `metrics` macros: `counter!(names::RELAY_PUBLISHED, "target" => name).increment(n)`. Labels
 //! are bounded sets: a target's name, an outcome, a status class, never a user.
 
+/// Gauge: 1 while `/readyz` of the process answers 200.
+pub const READY: &str = "postbound_ready";
+
 /// Counter `target`: events published and confirmed by the broker.
 pub const RELAY_PUBLISHED: &str = "postbound_relay_published_total";
 /// Gauge `target`: messages published and not yet confirmed.
@@ -31,6 +34,9 @@ pub const RETRIES: &str = "postbound_retries_total";
 pub const ATTEMPT_DURATION: &str = "postbound_attempt_duration_seconds";
 /// Histogram `target`: seconds from the producer's commit to the settled delivery.
 pub const COMMIT_TO_DELIVERY: &str = "postbound_commit_to_delivery_seconds";
+/// Gauge `target`: age in seconds of the oldest live change this worker holds and has not settled; queues keep their order,
+/// so nothing waits longer in the queues of its partitions. Set every 5 s.
+pub const OLDEST_UNDELIVERED_SECONDS: &str = "postbound_oldest_undelivered_seconds";
 /// Gauge `target`: requests being sent right now.
 pub const IN_FLIGHT: &str = "postbound_in_flight";
 /// Gauge `target`, `scope` (`target`: 1 while the whole target is held back; `tenants`: how many are): open breakers.
@@ -45,6 +51,15 @@ pub const PARTITIONS_TOTAL: &str = "postbound_partitions_total";
 pub const LEDGER_COMMIT: &str = "postbound_ledger_commit_seconds";
 /// Histogram: outcomes one commit of the ledger gathered.
 pub const LEDGER_BATCH_SIZE: &str = "postbound_ledger_batch_size";
+
+/// Counter `target`, `outcome` (`taken`, `failed`, `given_up`): attempts to tell a notice.
+pub const NOTICES: &str = "postbound_notices_total";
+/// Gauge `target`: notices still to be told, of all workers.
+pub const NOTICES_WAITING: &str = "postbound_notices_waiting";
+/// Gauge `target`: age in seconds of the oldest of them.
+pub const NOTICES_OLDEST_SECONDS: &str = "postbound_notices_oldest_seconds";
+/// Gauge `target`: notices that were given up and can be told again (`postbound notices`).
+pub const NOTICES_GIVEN_UP: &str = "postbound_notices_given_up";
 
 /// Counter `source`, `outcome` (`applied`, `echo`, `older`, `deleted`, `waiting`, `repeated`, `ignored`, or the problem's
 /// type, such as `unauthorized`): webhooks that came in.

@@ -9,7 +9,7 @@ use axum::{Json, Router};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Health, Metrics};
+use crate::{Health, Metrics, names};
 
 /// How often samples of histograms are folded when nobody scrapes.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -39,8 +39,8 @@ pub async fn serve(
 pub fn router(health: Health, metrics: Metrics) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz).with_state(health))
-        .route("/metrics", get(render).with_state(metrics))
+        .route("/readyz", get(readyz).with_state(health.clone()))
+        .route("/metrics", get(render).with_state((health, metrics)))
 }
 
 async fn readyz(State(health): State<Health>) -> Response {
@@ -49,7 +49,8 @@ async fn readyz(State(health): State<Health>) -> Response {
     (status, [(header::CACHE_CONTROL, "no-store")], Json(report)).into_response()
 }
 
-async fn render(State(metrics): State<Metrics>) -> Response {
+async fn render(State((health, metrics)): State<(Health, Metrics)>) -> Response {
+    metrics::gauge!(names::READY).set(f64::from(u8::from(health.report().ready)));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render()).into_response()
 }
 

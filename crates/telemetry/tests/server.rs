@@ -55,6 +55,18 @@ async fn readiness_follows_the_components_and_liveness_does_not() {
     assert_eq!(status, 200, "{body}");
     assert!(body.contains(r#""worker":{"state":"ready","progress_age_seconds":0."#), "{body}");
     assert_eq!(served.get("/nothing").await.0, 404);
+    // Other tests of this process set the same gauge between its being set and rendered.
+    let is_said = async |line: &str| {
+        for _ in 0..50 {
+            if served.get("/metrics").await.1.lines().any(|one| one == line) {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(is_said("postbound_ready 1").await);
+    worker.not_ready("it lost its lease");
+    assert!(is_said("postbound_ready 0").await);
 }
 
 #[tokio::test]

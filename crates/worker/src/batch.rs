@@ -84,13 +84,26 @@ impl Batcher {
     }
 }
 
-/// Who may share a request: users of one tenant. Live traffic has its own requests, as it has its share of the limits.
-type GroupKey = (String, bool);
+/// Who may share a request: users of one tenant. Live traffic has its own requests, as it has its share of the limits, and
+/// so has a full sync, as the contract may name it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct GroupKey {
+    tenant: String,
+    backfill: bool,
+    full_sync: bool,
+}
 
 /// Entries that wait for company.
 struct Group {
     entries: Vec<Entry>,
     due: Instant,
+}
+
+impl Entry {
+    fn group_key(&self) -> GroupKey {
+        let Delivery { key, full_sync, .. } = &self.delivery;
+        GroupKey { tenant: key.tenant.clone(), backfill: self.backfill, full_sync: *full_sync }
+    }
 }
 
 async fn gather(settings: BatchSettings, context: Weak<TargetContext>, mut queue: mpsc::Receiver<Entry>) {
@@ -100,7 +113,7 @@ async fn gather(settings: BatchSettings, context: Weak<TargetContext>, mut queue
         tokio::select! {
             entry = queue.recv() => {
                 let (Some(entry), Some(context)) = (entry, context.upgrade()) else { return };
-                let key = (entry.delivery.key.tenant.clone(), entry.backfill);
+                let key = entry.group_key();
                 let due = || Instant::now() + context.rate.linger(settings.linger);
                 let group = groups.entry(key.clone()).or_insert_with(|| Group { entries: Vec::new(), due: due() });
                 group.entries.push(entry);

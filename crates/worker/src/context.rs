@@ -1,10 +1,12 @@
 use crate::{
+    backlog::Backlog,
     batch::Batcher,
     breaker::{BreakerBoard, Breakers, CLAIM_TIMEOUT, Passage},
     dead_letters::DeadLetters,
     feeder::Feeder,
     fence::Fence,
     held_fields::HeldFields,
+    identity::HeardOf,
     ledger::Ledger,
     pace::{LiveDelay, Pace},
     rate::{RateBudget, RateToken},
@@ -39,6 +41,7 @@ pub(crate) struct TargetContext {
     pub(crate) names: TargetNames,
     pub(crate) plan: Arc<TargetPlan>,
     pub(crate) store: Store,
+    pub(crate) heard_of: HeardOf,
     pub(crate) ledger: Ledger,
     pub(crate) held_fields: HeldFields,
     pub(crate) dead_letters: DeadLetters,
@@ -52,6 +55,7 @@ pub(crate) struct TargetContext {
     pub(crate) backfill_kibibytes: Arc<Semaphore>,
     pub(crate) batcher: Option<Batcher>,
     pub(crate) counters: DeliveryCounters,
+    pub(crate) backlog: Backlog,
     /// What live changes feel of jobs.
     pub(crate) live_delay: LiveDelay,
     worker: WorkerId,
@@ -123,6 +127,7 @@ impl Drop for InFlight<'_> {
 pub(crate) struct Shared {
     pub(crate) worker: WorkerId,
     pub(crate) store: Store,
+    pub(crate) heard_of: HeardOf,
     pub(crate) ledger: Ledger,
     pub(crate) held_fields: HeldFields,
     pub(crate) broker: Broker,
@@ -157,6 +162,7 @@ impl TargetContext {
         let made = Arc::new_cyclic(|context| Self {
             names: TargetNames::new(&*name, generation.number),
             store: shared.store.clone(),
+            heard_of: shared.heard_of.clone(),
             ledger: shared.ledger.clone(),
             held_fields: shared.held_fields.clone(),
             // One per target: a dead-letter queue that is missing holds up no other target's letters.
@@ -167,6 +173,7 @@ impl TargetContext {
             feeder: Feeder::default(),
             batcher: plan.batch.clone().map(|settings| Batcher::start(settings, context.clone())),
             counters: DeliveryCounters::of(&name),
+            backlog: Backlog::of(&name),
             live_delay: LiveDelay::new(shared.pace.clone()),
             pace: shared.pace.clone(),
             tenants: Tenants::new(shared.store.clone()),

@@ -126,8 +126,9 @@ impl Delivering {
             traceparent: event.traceparent.clone(),
             data: event.data.clone().into(),
             resend: event.resend,
+            full_sync: event.job.is_some_and(|part| part.full),
         };
-        if self.is_told_already().await? {
+        if is_registered(&self.context, &self.next.event).await.ok_or(Abandoned)? {
             return self.told_already().await;
         }
         if !news::concerns(&self.context, &self.next, self.held).await {
@@ -242,15 +243,6 @@ impl Delivering {
             user.version = self.next.event.version, "no news for the target; not sent"
         );
         Ok(Ended::Settled(Box::new(self.next.event), held, ItemOutcome::Delivered))
-    }
-
-    /// Whether a job would tell a target of registrations what it has been told.
-    async fn is_told_already(&self) -> Result<bool, Abandoned> {
-        let asked = within(ASK_TIMEOUT, is_registered(&self.context, &self.next.event));
-        asked.await.map_err(|error| {
-            tracing::warn!(error = %error, "identity links not read");
-            Abandoned
-        })
     }
 
     async fn told_already(self) -> Result<Ended, Abandoned> {

@@ -1,6 +1,6 @@
-use crate::context::TargetContext;
-use postbound_event::{Action, Event};
-use postbound_store::{NewLink, StoreError};
+use crate::{context::TargetContext, gathered::Gathered};
+use postbound_event::{Action, Event, UserKey};
+use postbound_store::{NewLink, Store};
 use postbound_target::ExternalLink;
 use std::sync::Arc;
 
@@ -12,16 +12,27 @@ pub(crate) fn told_links(own: Option<String>, others: Vec<ExternalLink>) -> Vec<
     own.into_iter().chain(others).collect()
 }
 
+/// Asks which users targets have heard of, and with which version: see [`Store::linked`].
+pub(crate) type HeardOf = Gathered<(Arc<str>, UserKey), Option<i64>>;
+
+/// Starts asking, for all lanes of the worker.
+pub(crate) fn heard_of(store: Store, batch_max: usize) -> HeardOf {
+    Gathered::start(batch_max, "identity links not read", move |users: Vec<(Arc<str>, UserKey)>| {
+        let store = store.clone();
+        async move { store.linked(&users).await }
+    })
+}
+
 /// Whether a job's event would tell a target of registrations what it has heard already. Jobs pass over such users when
 /// they are sent, but the registration itself may have been on its way then, and nobody is to be welcomed twice.
 ///
 /// A newest state (its place in the log is not known) gives way to any link. A letter does only to one that was told by
-/// its own version or a later one: who left and registered again is welcomed again.
-pub(crate) async fn is_registered(context: &TargetContext, event: &Event) -> Result<bool, StoreError> {
+/// its own version or a later one: who left and registered again is welcomed again. None: Postgres did not say.
+pub(crate) async fn is_registered(context: &TargetContext, event: &Event) -> Option<bool> {
     let registration = &context.plan.registration;
     if event.job.is_none() || registration.fold || registration.actions != [Action::Created] {
-        return Ok(false);
+        return Some(false);
     }
-    let linked = context.store.linked(&context.name, std::slice::from_ref(&event.key)).await?;
-    Ok(linked.into_iter().flatten().any(|version| event.log_id == 0 || version >= event.version))
+    let told = context.heard_of.ask((Arc::clone(&context.name), event.key.clone())).await?;
+    Some(told.is_some_and(|version| event.log_id == 0 || version >= event.version))
 }

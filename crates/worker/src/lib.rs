@@ -13,6 +13,7 @@
 //! acknowledged before the ledger has each of its events.
 
 mod archiver;
+mod backlog;
 mod batch;
 mod breaker;
 mod context;
@@ -20,6 +21,7 @@ mod dead_letters;
 mod delivery;
 mod feeder;
 mod fence;
+mod gathered;
 mod generation;
 mod held_fields;
 mod identity;

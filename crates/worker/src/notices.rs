@@ -1,6 +1,7 @@
 use crate::{context::TargetContext, settings::RetrySchedule};
-use postbound_store::{Notice, StoreError, Told, within};
+use postbound_store::{Notice, NoticeBacklog, StoreError, Told, within};
 use postbound_target::{Failure, FailureClass};
+use postbound_telemetry::names;
 use std::{
     sync::{Arc, Weak},
     time::Duration,
@@ -18,29 +19,35 @@ const HOLD: Duration = Duration::from_secs(60);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often those that were given up long ago are removed.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+/// How often the metrics say how many wait.
+const REPORT_EVERY: Duration = Duration::from_secs(5);
+
+/// When what is not done each round was last done.
+#[derive(Default)]
+struct Upkeep {
+    pruned_at: Option<Instant>,
+    reported_at: Option<Instant>,
+}
 
 /// Tells a target that subscribed to notices what is no user's state, as long as the target is worked for. Several workers
 /// may do so side by side. Notices have no order; what fails is told again by the schedule of parked users, and given up
 /// at the horizon.
 pub(crate) async fn keep_telling(context: Weak<TargetContext>) {
-    let mut pruned_at = None;
+    let mut upkeep = Upkeep::default();
     loop {
         sleep(LOOK_EVERY).await;
         let Some(context) = context.upgrade() else { break };
-        if let Err(error) = round(&context, &mut pruned_at).await {
+        if let Err(error) = round(&context, &mut upkeep).await {
             tracing::warn!(target.name = %context.name, error = %error, "notices not told; trying again");
         }
     }
 }
 
-async fn round(context: &Arc<TargetContext>, pruned_at: &mut Option<Instant>) -> Result<(), StoreError> {
+async fn round(context: &Arc<TargetContext>, upkeep: &mut Upkeep) -> Result<(), StoreError> {
     let (store, name) = (&context.store, &*context.name);
-    if pruned_at.is_none_or(|at| at.elapsed() > PRUNE_EVERY) {
-        within(STATEMENT_TIMEOUT, store.prune_notices()).await?;
-        *pruned_at = Some(Instant::now());
-    }
     let hold = HOLD + context.plan.timeout * u32::try_from(TAKEN_MAX).unwrap_or(u32::MAX);
     loop {
+        upkeep.turn(context).await?;
         let config_hash = &context.plan.registration.config_hash;
         let due = within(STATEMENT_TIMEOUT, store.take_notices(name, config_hash, hold, TAKEN_MAX)).await?;
         let started = Instant::now();
@@ -53,6 +60,7 @@ async fn round(context: &Arc<TargetContext>, pruned_at: &mut Option<Instant>) ->
             let Some(told) = context.notify(&to_tell(&notice)).await else { return Ok(()) };
             let told =
                 told.map_or_else(|failure| judge(&context.plan.retry, &notice, &failure), |()| Told::Taken);
+            count(name, told);
             say(context, &notice, told);
             within(STATEMENT_TIMEOUT, store.settle_notice(notice.notice_id, told)).await?;
         }
@@ -60,6 +68,32 @@ async fn round(context: &Arc<TargetContext>, pruned_at: &mut Option<Instant>) ->
             return Ok(());
         }
     }
+}
+
+impl Upkeep {
+    async fn turn(&mut self, context: &TargetContext) -> Result<(), StoreError> {
+        let is_due = |last: Option<Instant>, every| last.is_none_or(|at| at.elapsed() >= every);
+        let (store, name) = (&context.store, &*context.name);
+        if is_due(self.pruned_at, PRUNE_EVERY) {
+            within(STATEMENT_TIMEOUT, store.prune_notices()).await?;
+            self.pruned_at = Some(Instant::now());
+        }
+        if is_due(self.reported_at, REPORT_EVERY) {
+            // Where none is left, no row tells of it.
+            let found = within(STATEMENT_TIMEOUT, store.notice_backlogs(Some(name))).await?.pop();
+            report(name, &found.unwrap_or_default());
+            self.reported_at = Some(Instant::now());
+        }
+        Ok(())
+    }
+}
+
+fn report(target: &str, backlog: &NoticeBacklog) {
+    let gauge =
+        |name: &'static str, value: f64| metrics::gauge!(name, "target" => target.to_owned()).set(value);
+    gauge(names::NOTICES_WAITING, backlog.waiting as f64);
+    gauge(names::NOTICES_OLDEST_SECONDS, backlog.oldest_seconds);
+    gauge(names::NOTICES_GIVEN_UP, backlog.given_up as f64);
 }
 
 fn to_tell(notice: &Notice) -> postbound_target::Notice {
@@ -85,6 +119,15 @@ fn judge(retry: &RetrySchedule, notice: &Notice, failure: &Failure) -> Told {
     let pause =
         failure.retry_after.unwrap_or_else(|| retry.parked_pause(failure.class, attempts, rand::random()));
     Told::Again(failure.reason, pause)
+}
+
+fn count(target: &str, told: Told) {
+    let outcome = match told {
+        Told::Taken => "taken",
+        Told::Again(..) => "failed",
+        Told::Dead(_) => "given_up",
+    };
+    metrics::counter!(names::NOTICES, "target" => target.to_owned(), "outcome" => outcome).increment(1);
 }
 
 fn say(context: &TargetContext, notice: &Notice, told: Told) {

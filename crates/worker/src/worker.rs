@@ -5,6 +5,7 @@ use crate::{
     fence::Fence,
     generation::Draining,
     held_fields::HeldFields,
+    identity::heard_of,
     ledger::Ledger,
     links::keep_connected,
     notices::keep_telling,
@@ -105,6 +106,7 @@ impl Worker {
         let shared = Shared {
             worker: id,
             store: store.clone(),
+            heard_of: heard_of(store.clone(), settings.ledger_batch_max),
             ledger: Ledger::start(store.clone(), settings.ledger_batch_max),
             held_fields: HeldFields::start(store.clone(), settings.ledger_batch_max),
             broker: broker.clone(),

@@ -49,7 +49,12 @@ export const claim = internalMutation({
       .withIndex("by_user", (row) => row.eq("userId", userId))
       .unique();
     const user = await ctx.db.get(userId);
-    if (!row || !user || row.leasedUntil > Date.now()) return null;
+    if (!row || row.leasedUntil > Date.now()) return null;
+    if (!user) {
+      // Users are marked as deleted, never removed: of this one nothing is left to tell.
+      await ctx.db.delete(row._id);
+      return null;
+    }
     const { email, firstName, lastName, authProvider, deleted } = user;
     const action = deleted ? "deleted" : user.lastSyncedAt === undefined ? "created" : "updated";
     const data = { email, firstName, lastName, authProvider, convexUserId: userId };

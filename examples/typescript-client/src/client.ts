@@ -71,6 +71,9 @@ export class PostboundError extends Error {
   }
 }
 
+/** A longer pause than this is the caller's to make: the error says how long. */
+const PAUSE_MAX_MS = 30_000;
+
 export class PostboundClient {
   readonly #options: Required<ClientOptions>;
 
@@ -97,7 +100,9 @@ export class PostboundClient {
       } catch (error) {
         const last = attempt >= this.#options.attempts;
         if (last || !(error instanceof PostboundError) || !error.retryable) throw error;
-        await sleep(error.retryAfterMs ?? 200 * 2 ** attempt * (0.5 + Math.random()));
+        const pauseMs = error.retryAfterMs ?? 200 * 2 ** attempt * (0.5 + Math.random());
+        if (pauseMs > PAUSE_MAX_MS) throw error;
+        await sleep(pauseMs);
       }
     }
   }

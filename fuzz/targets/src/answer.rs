@@ -99,5 +99,6 @@ fn delivery(number: u128) -> Delivery {
         traceparent: None,
         data: RawValue::from_string(data).expect("JSON").into(),
         resend: 0,
+        full_sync: false,
     }
 }

@@ -112,6 +112,29 @@ async fn a_user_whose_newest_state_a_target_does_not_want_is_not_pending_there()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_doctor_says_which_parts_a_login_may_play() {
+    let installation = Installation::start(Options::default().partitions(1)).await;
+    let rights = async |role: Role| {
+        let examined = installation.run(role, &["doctor", "--json"]).await;
+        let findings: Vec<Value> = serde_json::from_slice(&examined.stdout).unwrap();
+        let finding = findings.into_iter().find(|finding| finding["check"] == "rights").unwrap();
+        finding["what"].as_str().unwrap().split_once(" may ").unwrap().1.to_owned()
+    };
+    for (role, may) in [
+        (Role::Relay, "act as relay, not as worker and ingress and operator (member of postbound_relay)"),
+        (Role::Worker, "act as worker, not as relay and ingress and operator (member of postbound_worker)"),
+        (Role::Ingress, "act as ingress, not as relay and worker and operator (member of postbound_ingress)"),
+        (
+            Role::Operator,
+            "act as operator, not as relay and worker and ingress (member of postbound_operator)",
+        ),
+        (Role::Producer, "act as nothing here (member of postbound_producer)"),
+    ] {
+        assert_eq!(rights(role).await, may, "{role:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pause_shows_in_status_and_doctor_also_to_a_viewer() {
     let installation = Installation::start(Options::default().partitions(1)).await;
     let pause = ["targets", "pause", "crm", "--reason", "migration", "--as", "ada"];

@@ -1,6 +1,7 @@
 //! A loop that hangs is seen from outside, and one that was told to begin anew does.
 
 use super::{SOON, emit};
+use postbound_receiver::Fault;
 use postbound_store::USER_STATE_STREAM;
 use postbound_tests::{Installation, Options, eventually};
 
@@ -81,4 +82,21 @@ async fn a_partition_that_holds_messages_and_gets_nowhere_turns_the_worker_not_r
     held.rollback().await.unwrap();
     worker.until_ready("it goes on", |readiness| readiness.status == 200).await;
     installation.until_settled(&["crm"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_target_shows_how_long_its_oldest_change_has_waited() {
+    let installation = Installation::start(Options::default()).await;
+    let _relay = installation.relay();
+    let worker = installation.worker(&[]);
+    installation.backend.fault(Fault { delay_ms: 8_000, times: Some(1), ..Fault::default() }).await;
+    emit(&installation, "user", 1, "created").await;
+    let waited = async |target: &str| {
+        worker.metric("postbound_oldest_undelivered_seconds", &[&format!("target=\"{target}\"")]).await
+    };
+    eventually("the change that waits is seen", SOON, async || (waited("backend").await > 0.5).then_some(()))
+        .await;
+    assert!(waited("crm").await < 0.5, "nothing waits for the CRM");
+    installation.until_settled(&["backend", "crm"]).await;
+    eventually("nothing waits any more", SOON, async || (waited("backend").await == 0.0).then_some(())).await;
 }

@@ -56,7 +56,7 @@ impl Clerk {
     fn token(&self, user: &str, claims: &Value) -> String {
         let at = now();
         let mut all = json!({
-            "sub": user, "sid": format!("sess_{user}"), "iss": self.url, "azp": SITE, "iat": at, "nbf": at - 10, "exp": at + 60
+            "sub": user, "sid": format!("sess_{user}"), "iss": self.url, "azp": SITE, "iat": at, "nbf": at - 10, "exp": at + 600
         });
         all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
         let header = json!({"alg": "RS256", "typ": "JWT", "kid": "ins_1"});

@@ -95,6 +95,22 @@ async fn what_another_producer_has_just_written_is_what_a_change_is_merged_into(
         (user["displayName"] == "Four" && user["version"] == 6).then_some(())
     })
     .await;
+    // Its word counts for sessions, and for who is found by an address.
+    let login = json!({"email": "a@example.com"});
+    let (status, session) = town.ask(Method::POST, "/api/sessions", &login).await;
+    assert_eq!((status, &session["active"]), (201, &json!(true)), "{session}");
+    let state = json!({"email": "b@example.com", "displayName": "Five", "isActive": false});
+    write(Change::updated(TENANT, "u-1"), state).await;
+    eventually("the directory shows it", SOON, async || {
+        (town.user("u-1").await["displayName"] == "Five").then_some(())
+    })
+    .await;
+    let session = format!("/api/sessions/{}", session["id"].as_str().unwrap());
+    let (_, session) = town.ask(Method::GET, &session, &Value::Null).await;
+    assert_eq!(session["active"], false, "{session}");
+    let (status, refusal) = town.ask(Method::POST, "/api/sessions", &login).await;
+    assert_eq!(status, 404, "whoever has the address now is not this user: {refusal}");
+
     write(Change::deleted(TENANT, "u-1"), json!({})).await;
     assert_eq!(town.user("u-1").await["isActive"], false);
     let (status, refusal) = town.ask(Method::PUT, "/api/users", &json!({"id": "u-1", "phone": "2"})).await;

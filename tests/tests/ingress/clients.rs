@@ -10,7 +10,7 @@ use tokio::{process::Command, sync::OnceCell};
 
 /// Far above what it takes, a download included.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// What is installed, and the name of the folder it is kept in between runs.
+/// What is installed.
 const CLIENTS: [&str; 2] = ["svix==2.9.1", "standardwebhooks==1.1.0"];
 
 /// Signs stdin with the library named first, sends it, and prints the status.
@@ -30,23 +30,24 @@ print(urllib.request.urlopen(request).status)
 /// Python with the libraries.
 pub(crate) async fn python() -> PathBuf {
     static PYTHON: OnceCell<PathBuf> = OnceCell::const_new();
-    PYTHON.get_or_init(install).await.clone()
+    PYTHON.get_or_init(async || environment(&CLIENTS).await).await.clone()
 }
 
-async fn install() -> PathBuf {
+/// Python with these packages, kept from run to run.
+pub(crate) async fn environment(wanted: &[&str]) -> PathBuf {
     if packages::program("python3").is_none() {
         tokio::task::spawn_blocking(|| packages::ensure(&["python3", "python3-venv"]))
             .await
             .unwrap()
             .unwrap();
     }
-    let name = format!("clients-{}", CLIENTS.join("-").replace("==", "-"));
+    let name = format!("clients-{}", wanted.join("-").replace("==", "-"));
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     let python = folder.join("bin/python");
     if !folder.join("whole").exists() {
         run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder), "").await;
         let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-        run(Command::new(&python).args(pip).args(CLIENTS), "").await;
+        run(Command::new(&python).args(pip).args(wanted), "").await;
         std::fs::write(folder.join("whole"), "").unwrap();
     }
     python

@@ -105,4 +105,39 @@ async fn of_two_changes_with_the_senders_time_the_older_never_overwrites_the_new
     assert_eq!(answer["outcome"], "older");
     let log = door.log().await;
     assert_eq!((log.len(), &log[1].data["title"]), (2, &json!("newer")));
+    // A delete is final, though its time be that of the last change before it.
+    let mut delete = at("2026-01-01T00:00:01Z", "older");
+    delete["event"] = json!("user.deleted");
+    let (_, answer) = door.backend("m-3", &delete).await;
+    assert_eq!(answer["outcome"], "applied", "{answer}");
+    assert_eq!(door.log().await[2].action, "deleted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_echo_of_what_another_producer_wrote_and_replaced_stops_there() {
+    let installation = Installation::start(options()).await;
+    let door = Door::open(&installation).await;
+    let state = |name: &str| json!({"email": "u-1@example.com", "displayName": name});
+    change(&installation, Change::created("default", "u-1"), state("One")).await;
+    for name in ["Two", "Three"] {
+        change(&installation, Change::updated("default", "u-1"), state(name)).await;
+    }
+    for (message, version) in [("m-1", Value::Null), ("m-2", json!(1))] {
+        let mut echo = said_by_backend(&state("One"));
+        echo["data"]["version"] = version;
+        let (status, answer) = door.backend(message, &echo).await;
+        assert_eq!((status, answer["outcome"].as_str()), (200, Some("echo")), "{echo}");
+    }
+    assert_eq!(door.log().await.len(), 3, "an older state came back");
+    // Its own change is one, and so is taking that back: it was sent version 3, and not its own change.
+    for (message, name, version) in [("m-3", "Four", 4), ("m-4", "Three", 5)] {
+        let own = said_by_backend(&json!({"displayName": name, "version": 3}));
+        let (_, answer) = door.backend(message, &own).await;
+        assert_eq!(
+            (answer["outcome"].as_str(), &answer["version"]),
+            (Some("applied"), &json!(version)),
+            "{name}"
+        );
+    }
+    assert_eq!(door.log().await[4].data["displayName"], "Three");
 }

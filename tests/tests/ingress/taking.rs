@@ -60,6 +60,41 @@ async fn events_of_no_interest_are_accepted_and_leave_nothing() {
     assert_eq!(count(&installation, "select count(*) from postbound.inbound_message").await, 0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clerks_delete_finds_its_user_though_it_names_no_tenant() {
+    let pointer = "/data/public_metadata/tenant";
+    let installation =
+        Installation::start(options().with("ingress.sources.clerk.tenant_pointer", pointer)).await;
+    let door = Door::open(&installation).await;
+    let of_acme = |user: &str| {
+        let mut body = clerk_user("user.created", user, "Ada", 1000);
+        body["data"]["public_metadata"] = json!({"tenant": "acme"});
+        body
+    };
+    let (status, answer) = door.clerk("msg_1", &of_acme("user_1")).await;
+    assert_eq!((status, &answer["outcome"]), (200, &json!("applied")), "{answer}");
+    let (status, answer) = door.clerk("msg_2", &clerk_delete("user_1")).await;
+    assert_eq!((status, &answer["outcome"]), (200, &json!("applied")), "{answer}");
+    let log = door.log().await;
+    assert_eq!((log[1].tenant_id.as_str(), log[1].action.as_str()), ("acme", "deleted"));
+
+    // One that comes before its user's first word waits for it, and is final.
+    let (status, answer) = door.clerk("msg_3", &clerk_delete("user_2")).await;
+    assert_eq!((status, &answer["outcome"]), (202, &json!("waiting")), "{answer}");
+    let (status, answer) = door.clerk("msg_4", &of_acme("user_2")).await;
+    assert_eq!((status, &answer["outcome"]), (200, &json!("deleted")), "{answer}");
+    assert_eq!(
+        (
+            door.log().await.len(),
+            count(&installation, "select count(*) from postbound.inbound_waiting").await
+        ),
+        (2, 0)
+    );
+    // Anything else has to name it.
+    let (status, answer) = door.clerk("msg_5", &clerk_user("user.updated", "user_1", "Ada", 2000)).await;
+    assert_eq!(status, 422, "{answer}");
+}
+
 /// It dies there; the sender, who got no answer, sends the message again.
 async fn check_crash(place: &str, taken_before: bool) {
     let installation = Installation::start(options()).await;

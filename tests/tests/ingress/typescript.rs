@@ -32,7 +32,7 @@ async fn installed(example: &str) -> TempDir {
 }
 
 /// The `node_modules` of an example, kept from run to run for as long as its lock file stays.
-async fn dependencies(example: &Path, name: &str) -> PathBuf {
+pub(crate) async fn dependencies(example: &Path, name: &str) -> PathBuf {
     let lock = Sha256::digest(std::fs::read(example.join("package-lock.json")).unwrap());
     let lock: String = lock.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("npm-{name}-{lock}"));

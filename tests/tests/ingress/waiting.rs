@@ -137,6 +137,71 @@ async fn a_newer_message_never_overtakes_an_older_one_that_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_piled_up_is_applied_in_steps_and_in_order_and_nothing_newer_overtakes_it() {
+    /// More than one transaction applies.
+    const PILE: usize = 130;
+    let installation = linked_installation().await;
+    let door = Door::open(&installation).await;
+    create(&installation, "u-1").await;
+    for number in 0..PILE {
+        let (status, _) = door
+            .backend(&format!("m-{number}"), &change("user.updated", "fe-1", &format!("title {number}")))
+            .await;
+        assert_eq!(status, 202);
+    }
+    let later = "update postbound.inbound_waiting set due_at = 'infinity'";
+    sqlx::raw_sql(later).execute(installation.database.superuser()).await.unwrap();
+    link(&installation, "u-1", "fe-1").await;
+    let (status, answer) = door.backend("m-new", &change("user.updated", "fe-1", "newest")).await;
+    assert_eq!((status, answer["outcome"].as_str()), (202, Some("waiting")), "{answer}");
+    let log = eventually("all are applied", SOON, async || {
+        let log = door.log().await;
+        (log.len() == PILE + 2).then_some(log)
+    })
+    .await;
+    let titles: Vec<String> =
+        log[1..].iter().map(|entry| entry.data["title"].as_str().unwrap().to_owned()).collect();
+    let expected: Vec<String> =
+        (0..PILE).map(|number| format!("title {number}")).chain(["newest".to_owned()]).collect();
+    assert_eq!(titles, expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_a_user_of_one_tenant_is_not_applied_to_one_of_another_by_the_same_id() {
+    let options = options()
+        .with("ingress.sources.backend.link_target", "crm")
+        .with("ingress.sources.backend.tenant_pointer", "/data/organization");
+    let installation = Installation::start(options).await;
+    let door = Door::open(&installation).await;
+    create(&installation, "u-1").await;
+    let of = |tenant: &str, title: &str| {
+        let mut change = change("user.updated", "fe-1", title);
+        change["data"]["organization"] = json!(tenant);
+        change
+    };
+    for (message, tenant, title) in [("m-1", "t9", "theirs"), ("m-2", "t0", "ours")] {
+        let (status, answer) = door.backend(message, &of(tenant, title)).await;
+        assert_eq!(status, 202, "{answer}");
+    }
+    link(&installation, "u-1", "fe-1").await;
+    eventually("ours is applied, though theirs is older and waits", SOON, async || {
+        (door.log().await.len() == 2).then_some(())
+    })
+    .await;
+    let (_, answer) = door.backend("m-3", &of("t0", "newer")).await;
+    assert_eq!(answer["outcome"], "applied", "{answer}");
+    // A delete may name nobody's tenant: the link tells it.
+    let delete = json!({"event": "user.deleted", "data": {"frontendUserId": "fe-1"}});
+    let (_, answer) = door.backend("m-4", &delete).await;
+    assert_eq!(answer["outcome"], "applied", "{answer}");
+    let log = door.log().await;
+    let told: Vec<_> = log[1..].iter().map(|entry| (&*entry.tenant_id, &entry.data["title"])).collect();
+    assert_eq!(told[..2], [("t0", &json!("ours")), ("t0", &json!("newer"))]);
+    assert_eq!((log.len(), log[3].action.as_str()), (4, "deleted"));
+    assert_eq!(count(&installation, "select count(*) from postbound.inbound_waiting").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_erased_user_leaves_nothing_among_what_waits() {
     let installation = linked_installation().await;
     let door = Door::open(&installation).await;

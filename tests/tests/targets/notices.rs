@@ -72,6 +72,10 @@ async fn a_subscriber_hears_of_links_and_of_a_finished_resync_once_each() {
     })
     .await;
     assert_eq!(hook.taken().len(), 2, "{:?}", hook.taken());
+    for (outcome, times) in [("taken", 2.0), ("failed", 1.0), ("given_up", 0.0)] {
+        let labels = ["target=\"hook\"", &format!("outcome=\"{outcome}\"")];
+        assert_eq!(town.worker.metric("postbound_notices_total", &labels).await, times, "{outcome}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -98,6 +102,20 @@ async fn a_notice_that_is_refused_again_is_given_up_and_says_why_and_an_erasure_
     assert_eq!(
         (code, &listed[0]["user_id"], &listed[0]["reason"]),
         (Some(4), &json!("u1"), &json!("http_422"))
+    );
+    eventually("the metrics have it", SOON, async || {
+        let of_hook = async |metric| town.worker.metric(metric, &["target=\"hook\""]).await;
+        let given_up = of_hook("postbound_notices_given_up").await;
+        (given_up == 1.0 && of_hook("postbound_notices_waiting").await == 0.0).then_some(())
+    })
+    .await;
+    let examined = town.installation.run(Role::Viewer, &["doctor", "--json"]).await;
+    let findings: Vec<serde_json::Value> = serde_json::from_slice(&examined.stdout).unwrap();
+    let finding = findings.iter().find(|finding| finding["check"] == "notices").unwrap();
+    assert_eq!(
+        (&finding["level"], &finding["what"]),
+        (&json!("warning"), &json!("hook: 1 notice given up")),
+        "{finding}"
     );
     hook.refuse(&[422, 422]);
     assert_eq!(notices(&["retry"]).await, (Some(0), json!({ "retried": 1 })));

@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
-use axum::{Json, Router};
 use postbound_event::Action;
-use serde::Deserialize;
+use postbound_http::{ApiRouter, read_body, read_object, require_json};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tower_http::cors::CorsLayer;
+use utoipa::IntoParams;
 
 use super::access::Who;
 use super::apply::{Applied, DirectoryError, UserChange, apply};
@@ -22,10 +23,9 @@ use super::ensure::ensure;
 use super::merge::{Says, Word};
 use super::rows::{self, PageFilter, UserRow};
 use super::session_token::Claims;
-use super::{fields, sessions};
+use super::{describe, fields, sessions};
 use crate::Ingress;
-use crate::body::{read_body, require_json};
-use crate::problem::Problem;
+use crate::problem::{Problem, of_emit};
 
 /// How long a browser may remember that it may come.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(3600);
@@ -33,17 +33,23 @@ const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(3600);
 const PAGE_MAX: i64 = 200;
 
 /// `/api/users` and `/api/sessions`, unless they are turned off.
-pub(crate) fn router(ingress: Arc<Ingress>) -> Router {
+pub(crate) fn router(ingress: Arc<Ingress>) -> ApiRouter {
     if !ingress.settings.directory.enabled {
-        return Router::new();
+        return ApiRouter::new();
     }
-    Router::new()
-        .route("/api/users", get(get_users).post(post_users).put(put_users).delete(delete_users))
+    ApiRouter::new()
+        .get("/api/users", get_users, describe::get_users())
+        .post("/api/users", post_users, describe::post_users())
+        .put("/api/users", put_users, describe::put_users())
+        .delete("/api/users", delete_users, describe::delete_users())
         .merge(sessions::router())
-        // Set here, so that the layer sees what browsers ask before they come.
-        .method_not_allowed_fallback(async || Problem::method_not_allowed())
-        .layer(cors(&ingress.settings.directory.clerk_authorized_parties))
-        .with_state(ingress)
+        .map(|router| {
+            router
+                // Set here, so that the layer sees what browsers ask before they come.
+                .method_not_allowed_fallback(async || Problem::method_not_allowed())
+                .layer(cors(&ingress.settings.directory.clerk_authorized_parties))
+                .with_state(ingress)
+        })
 }
 
 /// Pages of the origins that session tokens are made for may ask, with the token as bearer.
@@ -57,17 +63,34 @@ fn cors(origins: &[String]) -> CorsLayer {
         .max_age(PREFLIGHT_MAX_AGE)
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// Which users a service asks for.
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
-struct Asked {
+pub(super) struct Asked {
+    /// Their tenant; `ingress.directory.tenant` where left out.
     tenant_id: Option<String>,
+    /// This one alone.
     id: Option<String>,
+    /// Those of this e-mail address.
     email: Option<String>,
     /// Users after this id: `next` of the page before.
     after: Option<String>,
+    /// Users of a page.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<i64>,
+    /// Deleted ones, too.
     include_deleted: bool,
-    /// Of a delete.
+}
+
+/// Whom a service deletes.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Unwanted {
+    /// Their tenant; `ingress.directory.tenant` where left out.
+    tenant_id: Option<String>,
+    /// The user's id.
+    id: String,
+    /// Why, for targets that are told.
     reason: Option<String>,
 }
 
@@ -118,7 +141,7 @@ async fn post_users(State(ingress): State<Arc<Ingress>>, request: Request) -> Re
                 return Ok(answer(status, user_body(&row)));
             }
             require_json(&parts.headers)?;
-            let row = set_own(&ingress, &claims, fields::object(&body)?).await?;
+            let row = set_own(&ingress, &claims, read_object(&body)?).await?;
             Ok(answer(status, user_body(&row)))
         }
         Who::Service(caller) => {
@@ -145,7 +168,7 @@ async fn put_users(State(ingress): State<Arc<Ingress>>, request: Request) -> Res
     let row = match who {
         Who::User(claims) => {
             own(&ingress, &claims).await?;
-            set_own(&ingress, &claims, fields::object(&body)?).await?
+            set_own(&ingress, &claims, read_object(&body)?).await?
         }
         Who::Service(caller) => {
             let (tenant, user, fields) = named(&ingress, &body)?;
@@ -167,7 +190,7 @@ async fn put_users(State(ingress): State<Arc<Ingress>>, request: Request) -> Res
 /// Soft-deletes a user: `?id=&reason=`. Services only: users delete their account at Clerk, which then tells us.
 async fn delete_users(
     State(ingress): State<Arc<Ingress>>,
-    asked: Result<Query<Asked>, QueryRejection>,
+    asked: Result<Query<Unwanted>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let Who::Service(caller) = ingress.directory.identify(&ingress.tokens, &headers).await? else {
@@ -176,7 +199,7 @@ async fn delete_users(
     let asked = asked.map_err(|rejection| Problem::malformed(rejection.body_text()))?.0;
     let tenant = asked.tenant_id.as_deref().unwrap_or(&ingress.settings.directory.tenant);
     caller.check_tenant(tenant)?;
-    let id = asked.id.ok_or_else(|| Problem::malformed("the query parameter id is required"))?;
+    let id = asked.id;
     rows::user(&ingress.pool, tenant, &id).await?.ok_or_else(no_such_user)?;
     let word = Word::Delete { reason: asked.reason };
     let (_, row) =
@@ -213,7 +236,7 @@ async fn set_own(
 
 /// Tenant, user and fields of a service's body.
 fn named(ingress: &Ingress, body: &[u8]) -> Result<(String, String, Map<String, Value>), Problem> {
-    let mut fields = fields::object(body)?;
+    let mut fields = read_object(body)?;
     let tenant = fields::take_text(&mut fields, "tenantId")?;
     let tenant = tenant.unwrap_or_else(|| ingress.settings.directory.tenant.clone());
     let user = fields::take_text(&mut fields, "id")?.ok_or_else(|| Problem::malformed("id is required"))?;
@@ -295,11 +318,11 @@ fn user_body(row: &UserRow) -> Value {
     Value::Object(body)
 }
 
-pub(crate) fn moment(at: OffsetDateTime) -> Value {
+fn moment(at: OffsetDateTime) -> Value {
     at.format(&Rfc3339).map_or(Value::Null, Value::from)
 }
 
-pub(crate) fn answer(status: StatusCode, body: Value) -> Response {
+pub(crate) fn answer(status: StatusCode, body: impl Serialize) -> Response {
     let mut response = (status, Json(body)).into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
@@ -313,7 +336,7 @@ impl From<DirectoryError> for Problem {
     fn from(error: DirectoryError) -> Self {
         match error {
             DirectoryError::Database(error) => error.into(),
-            DirectoryError::Emit(error) => error.into(),
+            DirectoryError::Emit(error) => of_emit(error),
         }
     }
 }

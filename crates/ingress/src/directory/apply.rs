@@ -68,8 +68,16 @@ pub(crate) async fn apply(
     let UserChange { tenant_id, user_id, .. } = *change;
     let now = OffsetDateTime::now_utc();
     // It refuses ids as the outbox does.
-    let held = rows::lock(connection, tenant_id, user_id).await.map_err(EmitError::from)?;
-    let verdict = judge(&held, &change.word, change.says, now);
+    let mut held = rows::lock(connection, tenant_id, user_id).await.map_err(EmitError::from)?;
+    let mut verdict = judge(&held, &change.word, change.says, change.origin, now);
+    // Before a system's word is taken for a change: may it be an echo of what others wrote past the directory?
+    if let (Verdict::Store { .. }, Word::Set(_), Says::Peer { version }) =
+        (&verdict, &change.word, change.says)
+        && held.lacks_states(version, now)
+    {
+        held.learn(rows::logged(connection, (tenant_id, user_id), held.version, version).await?);
+        verdict = judge(&held, &change.word, change.says, change.origin, now);
+    }
     let (action, state, clerk) = match verdict {
         Verdict::Older => return Ok(Applied::Older),
         Verdict::Echo => return Ok(Applied::Echo),
@@ -88,7 +96,7 @@ pub(crate) async fn apply(
     let row = NewRow {
         key: (tenant_id, user_id),
         version: emitted.version,
-        recent: &remember(&held, emitted.version, &state, now),
+        recent: &remember(&held, emitted.version, &state, change.origin, now),
         state: &state,
         deleted: (action == Action::Deleted).then(|| change.word.reason()),
         clerk: clerk.as_ref(),

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::events::check_user;
 use crate::problem::Problem;
 
 /// Fields that must be text where they are given.
@@ -14,16 +15,6 @@ const THEME_BYTES_MAX: usize = 64;
 /// What users may change of themselves; their e-mail address is Clerk's to change.
 const OWN: [&str; 4] = ["theme", "firstName", "lastName", "imageUrl"];
 
-/// A body that is one JSON object.
-pub(crate) fn object(body: &[u8]) -> Result<Map<String, Value>, Problem> {
-    let value: Value = serde_json::from_slice(body)
-        .map_err(|error| Problem::malformed(format!("the body is not JSON: line {}", error.line())))?;
-    match value {
-        Value::Object(fields) => Ok(fields),
-        _ => Err(Problem::malformed("the body must be a JSON object")),
-    }
-}
-
 /// Takes a text out of the body; null counts as absent.
 pub(crate) fn take_text(body: &mut Map<String, Value>, name: &str) -> Result<Option<String>, Problem> {
     match body.remove(name) {
@@ -33,7 +24,7 @@ pub(crate) fn take_text(body: &mut Map<String, Value>, name: &str) -> Result<Opt
     }
 }
 
-/// Refuses (422) fields of the wrong type, or longer than any of their kind.
+/// Refuses (422) fields that are longer than any of their kind, or not of the schema of a user.
 pub(crate) fn check(fields: &Map<String, Value>) -> Result<(), Problem> {
     for (name, value) in fields {
         let fits = match name.as_str() {
@@ -50,7 +41,7 @@ pub(crate) fn check(fields: &Map<String, Value>) -> Result<(), Problem> {
             )));
         }
     }
-    Ok(())
+    check_user(&Value::Object(fields.clone()), "")
 }
 
 /// Refuses (422) what users may not change of themselves.

@@ -1,18 +1,12 @@
 //! What a change means for what is known of a user: pure, no IO.
 
+mod recent;
+
 use postbound_event::Action;
 use serde_json::{Map, Value};
-use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-/// How long after a state was replaced a system may still echo it without saying which version it speaks of. A change
-/// back to that very state within this time is taken for an echo, unless it names its version.
-const ECHO_WINDOW: Duration = Duration::seconds(60);
-/// How long states are kept to be compared with.
-const RECENT_FOR: Duration = Duration::minutes(10);
-/// How many of them.
-const RECENT_MAX: usize = 8;
-/// Larger states are not kept.
-const RECENT_BYTES_MAX: usize = 16 << 10;
+pub(crate) use recent::{Recent, remember};
 
 /// What is said of a user.
 #[derive(Debug, Clone)]
@@ -72,18 +66,6 @@ pub(crate) struct ClerkWord {
     pub(crate) profile: Map<String, Value>,
 }
 
-/// A state the user was in a moment ago.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Recent {
-    #[serde(rename = "v")]
-    pub(crate) version: i64,
-    /// Since when.
-    #[serde(rename = "t", with = "time::serde::timestamp::milliseconds")]
-    pub(crate) since: OffsetDateTime,
-    #[serde(rename = "s")]
-    pub(crate) state: Map<String, Value>,
-}
-
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Verdict {
@@ -108,40 +90,18 @@ pub(crate) enum Verdict {
     Deleted,
 }
 
-/// Judges what `says` has to say.
-pub(crate) fn judge(held: &Held, word: &Word, says: Says, now: OffsetDateTime) -> Verdict {
+/// Judges what `says` has to say; `origin` is the system's name, where it is one.
+pub(crate) fn judge(
+    held: &Held,
+    word: &Word,
+    says: Says,
+    origin: Option<&str>,
+    now: OffsetDateTime,
+) -> Verdict {
     match word {
         Word::Delete { reason } => judge_delete(held, reason.as_deref(), now),
-        Word::Set(fields) => judge_set(held, fields, says, now),
+        Word::Set(fields) => judge_set(held, fields, says, origin, now),
     }
-}
-
-/// The states to be compared with from now on: those there were, and the one that version is in.
-pub(crate) fn remember(
-    held: &Held,
-    version: i64,
-    state: &Map<String, Value>,
-    now: OffsetDateTime,
-) -> Vec<Recent> {
-    let small = |state: &Map<String, Value>| {
-        serde_json::to_string(state).is_ok_and(|text| text.len() <= RECENT_BYTES_MAX)
-    };
-    let mut recent = held.recent.clone();
-    let newest = recent.last().map_or(0, |newest| newest.version);
-    let states = [(held.version, &held.state), (version, state)];
-    for (version, state) in states.into_iter().filter(|(version, state)| *version > newest && small(state)) {
-        recent.push(Recent { version, since: now, state: state.clone() });
-    }
-    // A state is of use for as long as it may be echoed: since the next one replaced it.
-    let replaced: Vec<_> = recent.iter().skip(1).map(|next| next.since).chain([now]).collect();
-    let mut kept: Vec<_> = recent
-        .into_iter()
-        .zip(replaced)
-        .filter(|(_, replaced)| now - *replaced <= RECENT_FOR)
-        .map(|(recent, _)| recent)
-        .collect();
-    kept.drain(..kept.len().saturating_sub(RECENT_MAX));
-    kept
 }
 
 fn judge_delete(held: &Held, reason: Option<&str>, now: OffsetDateTime) -> Verdict {
@@ -159,7 +119,13 @@ fn judge_delete(held: &Held, reason: Option<&str>, now: OffsetDateTime) -> Verdi
     Verdict::Store { action: Action::Deleted, state, clerk: None }
 }
 
-fn judge_set(held: &Held, fields: &Map<String, Value>, says: Says, now: OffsetDateTime) -> Verdict {
+fn judge_set(
+    held: &Held,
+    fields: &Map<String, Value>,
+    says: Says,
+    origin: Option<&str>,
+    now: OffsetDateTime,
+) -> Verdict {
     let revived = held.deleted && matches!(says, Says::Caller { revives: true });
     if held.deleted && !revived {
         return Verdict::Deleted;
@@ -170,7 +136,7 @@ fn judge_set(held: &Held, fields: &Map<String, Value>, says: Says, now: OffsetDa
     {
         return Verdict::Older;
     }
-    let Some(news) = news(held, fields, says, now) else { return Verdict::Echo };
+    let Some(news) = news(held, fields, says, origin, now) else { return Verdict::Echo };
 
     let mut state = held.state.clone();
     if revived {
@@ -185,8 +151,8 @@ fn judge_set(held: &Held, fields: &Map<String, Value>, says: Says, now: OffsetDa
     // The directory may be the first to add the theme to a user others wrote: the default tells targets nothing.
     let is_default = |name: &str, value: &Value| !held.known && name == "theme" && value == "system";
     let unchanged =
-        state.iter().all(|(name, value)| held.state.get(name) == Some(value) || is_default(name, value))
-            && held.state.keys().all(|name| state.contains_key(name));
+        state.iter().all(|(name, value)| same(held.state.get(name), value) || is_default(name, value))
+            && held.state.iter().all(|(name, value)| value.is_null() || state.contains_key(name));
     if held.version > 0 && !revived && unchanged {
         let is_news = !held.known || said.is_some() && said != held.clerk;
         return if is_news { Verdict::Remember(said) } else { Verdict::Echo };
@@ -200,6 +166,7 @@ fn news<'f>(
     held: &Held,
     fields: &'f Map<String, Value>,
     says: Says,
+    origin: Option<&str>,
     now: OffsetDateTime,
 ) -> Option<Vec<(&'f String, &'f Value)>> {
     let fields = fields.iter().filter(|(name, _)| !is_reserved(name, says));
@@ -217,15 +184,11 @@ fn news<'f>(
             None => fields.collect(),
         }),
         Says::Peer { version } => {
-            let base =
-                version.and_then(|version| held.recent.iter().find(|recent| recent.version == version));
-            if let Some(base) = base {
-                return Some(differing(&base.state)).filter(|news| !news.is_empty());
+            if let Some(base) = version.and_then(|version| held.held_by(origin, version)) {
+                return Some(differing(&base)).filter(|news| !news.is_empty());
             }
-            let replaced = held.recent.iter().skip(1).map(|next| next.since);
-            let mut echoable =
-                held.recent.iter().zip(replaced).filter(|(_, replaced)| now - *replaced < ECHO_WINDOW);
-            let late = version.is_none() && echoable.any(|(recent, _)| differing(&recent.state).is_empty());
+            let late =
+                version.is_none() && held.echoable(now).any(|recent| differing(&recent.state).is_empty());
             (!late).then(|| differing(&held.state))
         }
         // Others may know the user better than a token does.

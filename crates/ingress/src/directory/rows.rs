@@ -101,6 +101,38 @@ pub(crate) async fn lock(
     })
 }
 
+/// States of the last minutes as the log has them: those that other producers wrote are nowhere else. Unless a version is
+/// asked for, none if the newest state is older than echoes are late. Looks back 20,000 changes of all users: the log
+/// has no index by user, which would cost every producer.
+pub(crate) async fn logged(
+    connection: &mut PgConnection,
+    (tenant, user): (&str, &str),
+    newest: i64,
+    asked: Option<i64>,
+) -> Result<Vec<Recent>, sqlx::Error> {
+    type State = (i64, OffsetDateTime, Option<String>, Json<Map<String, Value>>);
+    let states: Vec<State> = sqlx::query_as(
+        "-- directory.logged_states
+        select l.version, l.logged_at, l.origin, l.data from (
+            select c.version, c.logged_at, c.tenant_id, c.user_id, c.action, c.origin, c.data
+            from postbound.change_log as c order by c.id desc limit 20000
+        ) as l
+        where l.tenant_id = $1 and l.user_id = $2 and l.action <> 'deleted' and l.logged_at > now() - interval '10 minutes'
+          and ($4 or not exists (select from postbound.user_state as s
+                                 where s.tenant_id = $1 and s.user_id = $2 and s.version = $3
+                                   and s.logged_at < now() - interval '1 minute'))
+        order by l.version desc limit 16",
+    )
+    .bind(tenant)
+    .bind(user)
+    .bind(newest)
+    .bind(asked.is_some())
+    .fetch_all(connection)
+    .await?;
+    let recent = |(version, since, origin, Json(state))| Recent { version, since, origin, state };
+    Ok(states.into_iter().map(recent).collect())
+}
+
 /// Writes the row of a user, and ends the sessions of one who may have none.
 pub(crate) async fn store(connection: &mut PgConnection, row: &NewRow<'_>) -> Result<(), sqlx::Error> {
     let (tenant, user) = row.key;
@@ -207,19 +239,17 @@ async fn end_sessions(
     Ok(())
 }
 
-/// Users as the directory, the log and the newest states know them, for a [`UserRow`] each.
-macro_rules! select_users {
+/// A user's row, with the state of whoever wrote last.
+macro_rules! user_rows {
     () => {
-        "
-        select u.tenant_id, u.id, case when s.version > u.version then s.data else u.state end as state,
-               greatest(u.version, s.version) as version,
-               case when s.version > u.version and s.action <> 'deleted' then null else u.deleted_at end as deleted_at,
-               u.delete_reason, u.created_at, greatest(u.updated_at, s.logged_at) as updated_at,
-               h.deleted and h.version > u.version as gone
-        from directory.users as u
-        join postbound.user_head as h on h.tenant_id = u.tenant_id and h.user_id = u.id
-        left join postbound.user_state as s on s.tenant_id = u.tenant_id and s.user_id = u.id
-        "
+        "select u.tenant_id, u.id, n.state, greatest(u.version, s.version) as version,
+                case when s.version > u.version and s.action <> 'deleted' then null else u.deleted_at end as deleted_at,
+                u.delete_reason, u.created_at, greatest(u.updated_at, s.logged_at) as updated_at,
+                h.deleted and h.version > u.version as gone
+         from directory.users as u
+         join postbound.user_head as h on h.tenant_id = u.tenant_id and h.user_id = u.id
+         left join postbound.user_state as s on s.tenant_id = u.tenant_id and s.user_id = u.id
+         cross join lateral (select case when s.version > u.version then s.data else u.state end as state) as n"
     };
 }
 
@@ -229,7 +259,7 @@ pub(crate) async fn user(
     tenant: &str,
     user: &str,
 ) -> Result<Option<UserRow>, sqlx::Error> {
-    sqlx::query_as(concat!("-- directory.user", select_users!(), "where u.tenant_id = $1 and u.id = $2"))
+    sqlx::query_as(concat!("-- directory.user\n", user_rows!(), " where u.tenant_id = $1 and u.id = $2"))
         .bind(tenant)
         .bind(user)
         .fetch_optional(executor)
@@ -259,15 +289,16 @@ pub(crate) async fn page(
     tenant: &str,
     filter: &PageFilter<'_>,
 ) -> Result<Vec<UserRow>, sqlx::Error> {
-    sqlx::query_as(
-        concat!(
-            "-- directory.page",
-            select_users!(),
-            "where u.tenant_id = $1 and u.id > coalesce($2, '') and ($3::text is null or lower(u.email) = lower($3))
-          and ($4 or u.deleted_at is null and not (h.deleted and h.version > u.version))
-        order by u.id limit $5"
-        ),
-    )
+    sqlx::query_as(concat!(
+        "-- directory.page\n",
+        user_rows!(),
+        // By index, and then by what is true: another producer may have given the user another address.
+        " where u.tenant_id = $1 and u.id > coalesce($2, '')
+                and ($3::text is null or lower(u.email) = lower($3)
+                     and (s.action is not distinct from 'deleted' or lower(n.state ->> 'email') = lower($3)))
+                and ($4 or u.deleted_at is null and not (h.deleted and h.version > u.version))
+              order by u.id limit $5"
+    ))
     .bind(tenant)
     .bind(filter.after)
     .bind(filter.email)

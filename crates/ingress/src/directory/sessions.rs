@@ -2,31 +2,50 @@
 
 use std::sync::Arc;
 
-use axum::Router;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use axum::routing::{get, post};
-use serde_json::{Map, Value, json};
+use postbound_http::{ApiRouter, read_body, read_object, require_json};
+use serde::Serialize;
+use serde_json::{Map, Value};
 use sqlx::{FromRow, PgConnection, PgExecutor};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::access::Who;
-use super::api::{answer, check_may_act, moment, no_such_user};
-use super::fields;
+use super::api::{answer, check_may_act, no_such_user};
 use super::rows::{self, PageFilter};
+use super::{describe, fields};
 use crate::Ingress;
-use crate::body::{read_body, require_json};
 use crate::problem::Problem;
 
 /// Longest id of a session.
 const ID_BYTES_MAX: usize = 256;
 
-pub(crate) fn router() -> Router<Arc<Ingress>> {
-    Router::new()
-        .route("/api/sessions", post(sign_in))
-        .route("/api/sessions/{id}", get(show).delete(sign_out))
+pub(crate) fn router() -> ApiRouter<Arc<Ingress>> {
+    ApiRouter::new()
+        .post("/api/sessions", sign_in, describe::sign_in())
+        .get("/api/sessions/{id}", show, describe::session())
+        .delete("/api/sessions/{id}", sign_out, describe::sign_out())
+}
+
+/// A session, as the API shows it.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Session {
+    id: String,
+    tenant_id: String,
+    user_id: String,
+    /// Whether it has not ended, and its user may act.
+    active: bool,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option")]
+    ended_at: Option<OffsetDateTime>,
+    /// `signed_out`, `user_deleted` or `user_inactive`.
+    end_reason: Option<String>,
 }
 
 #[derive(Debug, FromRow)]
@@ -37,8 +56,6 @@ struct SessionRow {
     created_at: OffsetDateTime,
     ended_at: Option<OffsetDateTime>,
     end_reason: Option<String>,
-    /// Whether the user may still act; another producer's delete ends no session by itself.
-    user_may_act: bool,
 }
 
 /// Who is to be signed in.
@@ -61,7 +78,7 @@ async fn sign_in(State(ingress): State<Arc<Ingress>>, request: Request) -> Resul
         Who::Service(caller) => {
             require_json(&parts.headers)?;
             let body = read_body(body, ingress.settings.body_bytes_max).await?;
-            let mut body = fields::object(&body)?;
+            let mut body = read_object(&body)?;
             let tenant = fields::take_text(&mut body, "tenantId")?;
             let tenant = tenant.unwrap_or_else(|| ingress.settings.directory.tenant.clone());
             caller.check_tenant(&tenant)?;
@@ -86,23 +103,27 @@ async fn sign_in(State(ingress): State<Arc<Ingress>>, request: Request) -> Resul
     if row.ended_at.is_some() {
         return Err(Problem::forbidden("the session has ended"));
     }
-    Ok(answer(if made { StatusCode::CREATED } else { StatusCode::OK }, body_of(&row)))
+    Ok(answer(if made { StatusCode::CREATED } else { StatusCode::OK }, Session::of(row, true)))
 }
 
 async fn show(
     State(ingress): State<Arc<Ingress>>,
-    Path(id): Path<String>,
+    id: SessionId,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let row = visible(&ingress, &id, &headers).await?;
-    Ok(answer(StatusCode::OK, body_of(&row)))
+    let row = visible(&ingress, &named(id)?, &headers).await?;
+    // What another producer says of a user ends no session by itself.
+    let user = rows::user(&ingress.pool, &row.tenant_id, &row.user_id).await?;
+    let may_act = user.is_some_and(|user| check_may_act(&user).is_ok());
+    Ok(answer(StatusCode::OK, Session::of(row, may_act)))
 }
 
 async fn sign_out(
     State(ingress): State<Arc<Ingress>>,
-    Path(id): Path<String>,
+    id: SessionId,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    let id = named(id)?;
     visible(&ingress, &id, &headers).await?;
     sqlx::query(
         "-- directory.sign_out
@@ -112,7 +133,14 @@ async fn sign_out(
     .execute(&ingress.pool)
     .await?;
     let row = find(&ingress.pool, &id).await?.ok_or_else(no_such_session)?;
-    Ok(answer(StatusCode::OK, body_of(&row)))
+    Ok(answer(StatusCode::OK, Session::of(row, false)))
+}
+
+/// What the path names.
+type SessionId = Result<Path<String>, PathRejection>;
+
+fn named(id: SessionId) -> Result<String, Problem> {
+    id.map(|Path(id)| id).map_err(|_| Problem::malformed("the path must name the session in UTF-8"))
 }
 
 /// The session, if the caller may know of it: else 404.
@@ -132,11 +160,11 @@ async fn named_user(
     tenant: &str,
     body: &mut Map<String, Value>,
 ) -> Result<String, Problem> {
-    if let Some(id) = fields::take_text(body, "userId")? {
+    let (id, email) = (fields::take_text(body, "userId")?, fields::take_text(body, "email")?);
+    if let Some(id) = id {
         return Ok(id);
     }
-    let email =
-        fields::take_text(body, "email")?.ok_or_else(|| Problem::malformed("userId or email is required"))?;
+    let email = email.ok_or_else(|| Problem::malformed("userId or email is required"))?;
     let filter = PageFilter { email: Some(&email), limit: 2, with_deleted: true, ..PageFilter::default() };
     let mut users = rows::page(&ingress.pool, tenant, &filter).await?;
     if users.len() > 1 {
@@ -172,28 +200,26 @@ async fn insert(
 async fn find(executor: impl PgExecutor<'_>, id: &str) -> Result<Option<SessionRow>, sqlx::Error> {
     sqlx::query_as(
         "-- directory.session
-        select s.session_id, s.tenant_id, s.user_id, s.created_at, s.ended_at, s.end_reason,
-               u.is_active and u.deleted_at is null and not (h.deleted and h.version > u.version) as user_may_act
-        from directory.sessions as s
-        join directory.users as u on u.tenant_id = s.tenant_id and u.id = s.user_id
-        join postbound.user_head as h on h.tenant_id = s.tenant_id and h.user_id = s.user_id
-        where s.session_id = $1",
+        select session_id, tenant_id, user_id, created_at, ended_at, end_reason
+        from directory.sessions where session_id = $1",
     )
     .bind(id)
     .fetch_optional(executor)
     .await
 }
 
-fn body_of(row: &SessionRow) -> Value {
-    json!({
-        "id": row.session_id,
-        "tenantId": row.tenant_id,
-        "userId": row.user_id,
-        "active": row.ended_at.is_none() && row.user_may_act,
-        "createdAt": moment(row.created_at),
-        "endedAt": row.ended_at.map_or(Value::Null, moment),
-        "endReason": row.end_reason,
-    })
+impl Session {
+    fn of(row: SessionRow, user_may_act: bool) -> Self {
+        Self {
+            id: row.session_id,
+            tenant_id: row.tenant_id,
+            user_id: row.user_id,
+            active: row.ended_at.is_none() && user_may_act,
+            created_at: row.created_at,
+            ended_at: row.ended_at,
+            end_reason: row.end_reason,
+        }
+    }
 }
 
 fn no_such_session() -> Problem {

@@ -4,35 +4,42 @@ use jsonschema::Validator;
 use postbound_client::{Change, DEFAULT_TENANT};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::openapi::user_schema;
 use crate::problem::Problem;
 
 /// What is told of a body that breaks the schema at most.
 const ERRORS_MAX: usize = 10;
 
-/// The canonical user.
-const USER_SCHEMA: &str = include_str!("../../../../schemas/user.schema.json");
-
 /// A change as a producer tells it over HTTP; the columns of `postbound.outbox`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = Event)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct EventBody {
     /// Tenant of the user; `default` where left out.
+    #[schema(min_length = 1, max_length = 256)]
     tenant_id: Option<String>,
     /// The user's id.
+    #[schema(min_length = 1, max_length = 256)]
     pub(super) user_id: String,
     pub(super) action: EventAction,
     /// The user's whole state after the change.
     #[serde(default)]
+    #[schema(value_type = Option<super::describe::User>)]
     data: Option<Value>,
+    /// The target the change comes from, which does not get it back.
+    #[schema(min_length = 1, max_length = 256)]
     origin: Option<String>,
+    /// The only targets it is for; left out: all.
     targets: Option<Vec<String>>,
+    /// An id of the producer's own; the same id with other content is refused.
     event_id: Option<Uuid>,
 }
 
 /// What happened to the user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum EventAction {
     Created,
@@ -56,7 +63,7 @@ impl EventBody {
         }
         let event = Self::deserialize(&value).map_err(|error| Problem::unacceptable(masked(&error)))?;
         if let Some(data) = &event.data {
-            check_data(data)?;
+            check_user(data, "/data")?;
         }
         Ok(event)
     }
@@ -97,30 +104,29 @@ impl EventBody {
     }
 }
 
-fn check_data(data: &Value) -> Result<(), Problem> {
+/// Refuses (422) data that is not of the schema of a user. `place` is where it stands in the body.
+pub(crate) fn check_user(data: &Value, place: &str) -> Result<(), Problem> {
     let validator = validator().ok_or_else(Problem::internal)?;
     let errors: Vec<Value> = validator
         .iter_errors(data)
         .take(ERRORS_MAX)
         .map(|error| {
             let detail = error.masked().to_string();
-            json!({"pointer": format!("/data{}", error.instance_path()), "detail": detail})
+            json!({"pointer": format!("{place}{}", error.instance_path()), "detail": detail})
         })
         .collect();
     if errors.is_empty() {
         return Ok(());
     }
-    Err(Problem::unacceptable("data is not of the schema urn:postbound:schema:user:1").with("errors", errors))
+    Err(Problem::unacceptable("the data is not of the schema urn:postbound:schema:user:1")
+        .with("errors", errors))
 }
 
 /// Compiled once; None would be a fault of the build, which a test rules out.
 fn validator() -> Option<&'static Validator> {
     static VALIDATOR: OnceLock<Option<Validator>> = OnceLock::new();
     VALIDATOR
-        .get_or_init(|| {
-            let schema: Value = serde_json::from_str(USER_SCHEMA).ok()?;
-            jsonschema::options().should_validate_formats(true).build(&schema).ok()
-        })
+        .get_or_init(|| jsonschema::options().should_validate_formats(true).build(&user_schema()).ok())
         .as_ref()
 }
 

@@ -50,7 +50,7 @@ async fn pending(ingress: &Ingress, written: &Written) -> Result<Vec<String>, sq
         "-- events_pending
         select t.name from postbound.target as t
         left join postbound.delivery_ledger as l on l.target = t.name and l.tenant_id = $1 and l.user_id = $2
-        where t.retired_at is null and postbound.admits(t.actions, t.name, $3, $4)
+        where t.retired_at is null and postbound.admits(t.actions, t.tenants, t.name, $1, $3, $4)
           and coalesce(l.delivered_version, 0) < $5
         order by t.name",
     )

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::body::{EventAction, EventBody};
 use crate::Ingress;
-use crate::problem::Problem;
+use crate::problem::{Problem, of_emit};
 
 /// How often a transaction is run that another one got in the way of.
 const ATTEMPTS_MAX: u32 = 4;
@@ -42,7 +42,7 @@ pub(super) async fn write(
     loop {
         match write_once(ingress, key, event, traceparent).await {
             Err(WriteError::Emit(error)) if error.is_retryable() && attempt < ATTEMPTS_MAX => attempt += 1,
-            Err(WriteError::Emit(error)) => return Err(error.into()),
+            Err(WriteError::Emit(error)) => return Err(of_emit(error)),
             Err(WriteError::Problem(problem)) => return Err(problem),
             Ok(written) => return Ok(written),
         }
@@ -73,6 +73,8 @@ async fn write_once(
     }
     let targets = event.targets().map(<[String]>::to_vec);
     if let Some(answer) = answered(&mut transaction, caller, key).await? {
+        // Dropped, it would be rolled back some time later, and the caller's next request find the key in use.
+        transaction.rollback().await?;
         if answer.digest != digest {
             return Err(WriteError::Problem(key_reused()));
         }

@@ -1,5 +1,8 @@
 use super::fresh;
-use crate::{Ingress, problem::Problem};
+use crate::{
+    Ingress,
+    problem::{Problem, of_store},
+};
 use axum::{
     extract::{Query, State, rejection::QueryRejection},
     http::HeaderMap,
@@ -10,14 +13,17 @@ use postbound_store::LinkRow;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use time::OffsetDateTime;
+use utoipa::{IntoParams, ToSchema};
 
 /// An id that more users have than this is no id.
 const USERS_MAX: i64 = 100;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Asked {
+    /// The target that gave the id.
     target: String,
+    /// The id.
     external_id: String,
     /// Only in this of the systems behind the target.
     system: Option<String>,
@@ -25,8 +31,14 @@ pub(super) struct Asked {
     tenant: Option<String>,
 }
 
+/// The users an id is of; none: an empty list.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Links {
+    links: Vec<Link>,
+}
+
 /// Whose an id is.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Link {
     tenant: String,
@@ -60,9 +72,9 @@ pub(super) async fn find(
     let found = ingress
         .store
         .users_of_link((&target, &external_id), system.as_deref(), tenants.as_deref(), USERS_MAX)
-        .await?;
-    let links: Vec<_> = found.into_iter().map(Link::from).collect();
-    Ok(fresh(serde_json::json!({ "links": links })))
+        .await
+        .map_err(of_store)?;
+    Ok(fresh(Links { links: found.into_iter().map(Link::from).collect() }))
 }
 
 impl From<LinkRow> for Link {

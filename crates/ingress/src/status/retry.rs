@@ -1,5 +1,8 @@
 use super::{NamedUser, fresh, named_user, unknown_user};
-use crate::{Ingress, problem::Problem};
+use crate::{
+    Ingress,
+    problem::{Problem, of_store},
+};
 use axum::{
     extract::{Query, State, rejection::QueryRejection},
     http::{HeaderMap, StatusCode},
@@ -7,16 +10,24 @@ use axum::{
 };
 use postbound_config::IngressScope;
 use postbound_store::{Operation, UserAtTarget};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
 use time::OffsetDateTime;
+use utoipa::{IntoParams, ToSchema};
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Asked {
     /// At this target only; without it at all.
     target: Option<String>,
+}
+
+/// What is tried again.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Retried {
+    /// The targets; none: there was nothing to retry.
+    targets: Vec<String>,
 }
 
 /// `POST /v1/users/{tenant}/{user}/sync/retry`: what `postbound users retry` does. 202 with the targets; an empty list:
@@ -32,7 +43,7 @@ pub(super) async fn run(
     caller.check_tenant(&tenant)?;
     let Query(Asked { target }) = asked.map_err(|_| Problem::malformed("the query takes `target` alone"))?;
     let target = target.as_deref();
-    let rows = ingress.store.user_at_targets(&tenant, &user).await?;
+    let rows = ingress.store.user_at_targets(&tenant, &user).await.map_err(of_store)?;
     if rows.is_empty() {
         return Err(unknown_user());
     }
@@ -49,10 +60,10 @@ pub(super) async fn run(
         acting_as: Some(format!("ingress token {}", caller.name)),
         filter: json!({ "tenant": tenant, "user": user, "target": target }),
     };
-    let retried = ingress.store.retry_user((&tenant, &user), &rows, target, &operation).await?;
-    let targets: Vec<_> =
-        retried.retried.into_iter().chain(retried.jobs.into_iter().map(|job| job.target)).collect();
-    Ok((StatusCode::ACCEPTED, fresh(json!({ "targets": targets }))).into_response())
+    let retried = ingress.store.retry_user((&tenant, &user), &rows, target, &operation).await;
+    let retried = retried.map_err(of_store)?;
+    let targets = retried.retried.into_iter().chain(retried.jobs.into_iter().map(|job| job.target)).collect();
+    Ok((StatusCode::ACCEPTED, fresh(Retried { targets })).into_response())
 }
 
 /// How long is left of the pause since the last failure; a button that is pressed again and again would else use up the

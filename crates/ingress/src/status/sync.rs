@@ -1,16 +1,20 @@
 use super::{NamedUser, fresh, named_user, unknown_user};
-use crate::{Ingress, problem::Problem};
+use crate::{
+    Ingress,
+    problem::{Problem, of_store},
+};
 use axum::{extract::State, http::HeaderMap, response::Response};
 use postbound_config::IngressScope;
 use postbound_store::{Standing, UserAtTarget, UserHead};
 use serde::Serialize;
 use std::{collections::BTreeMap, sync::Arc};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 /// Where a user stands, as a front end needs it for its banner and its button.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct UserSync {
+pub(super) struct UserSync {
     tenant: String,
     user: String,
     /// Version of the newest change.
@@ -22,7 +26,7 @@ struct UserSync {
 }
 
 /// Where a user stands at one target.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct TargetSync {
     target: String,
@@ -50,7 +54,7 @@ struct TargetSync {
 }
 
 /// Where a user stands, in the words of seed 001.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum SyncState {
     /// The target has all that is for it.
@@ -69,9 +73,9 @@ pub(super) async fn show(
 ) -> Result<Response, Problem> {
     let (tenant, user) = named_user(named)?;
     ingress.tokens.authorize(&headers, IngressScope::Status)?.check_tenant(&tenant)?;
-    let head = ingress.store.user_head(&tenant, &user).await?;
+    let head = ingress.store.user_head(&tenant, &user).await.map_err(of_store)?;
     let head = head.filter(|head| head.version > 0).ok_or_else(unknown_user)?;
-    let rows = ingress.store.user_at_targets(&tenant, &user).await?;
+    let rows = ingress.store.user_at_targets(&tenant, &user).await.map_err(of_store)?;
     Ok(fresh(UserSync::of((tenant, user), &head, rows)))
 }
 

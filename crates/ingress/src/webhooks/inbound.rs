@@ -2,12 +2,12 @@
 
 use axum::http::HeaderMap;
 use postbound_config::InboundKind;
+use postbound_http::single;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::Source;
-use crate::body::single;
 use crate::directory::clerk::ClerkUser;
 use crate::directory::{Says, Word};
 use crate::problem::Problem;
@@ -23,6 +23,9 @@ const NOT_STATE: [&str; 8] = [
     "updatedAt",
     "lastSyncedAt",
 ];
+
+/// Longest id of a user that is taken, as long as any that a target may tell.
+const ID_BYTES_MAX: usize = 512;
 
 /// What a body says.
 pub(super) enum Inbound {
@@ -57,18 +60,24 @@ impl Inbound {
                 None => return Ok(Self::Ignored),
             },
         };
-        let tenant = tenant_of(source, body)?;
+        if id.len() > ID_BYTES_MAX {
+            return Err(Problem::unacceptable(format!("the user's id is longer than {ID_BYTES_MAX} bytes")));
+        }
+        let tenant = tenant_of(source, body, &word)?;
         let traceparent = single(headers, "traceparent").ok().flatten().map(str::to_owned);
         Ok(Self::Change(InboundChange { id, tenant, word, says, ordered_at, traceparent }))
     }
 }
 
-fn tenant_of(source: &Source, body: &Value) -> Result<Option<String>, Problem> {
+/// The tenant that configuration or body name. A delete may tell nothing but the id, as Clerk's does: then the tenant is
+/// looked up.
+fn tenant_of(source: &Source, body: &Value, word: &Word) -> Result<Option<String>, Problem> {
     let Some(pointer) = &source.settings.tenant_pointer else { return Ok(source.settings.tenant.clone()) };
     let named = body.pointer(pointer).and_then(Value::as_str).filter(|tenant| !tenant.is_empty());
-    match named {
-        Some(tenant) => Ok(Some(tenant.to_owned())),
-        None => Err(Problem::unacceptable(format!("there is no tenant at {pointer}"))),
+    match (named, word) {
+        (Some(tenant), _) => Ok(Some(tenant.to_owned())),
+        (None, Word::Delete { .. }) => Ok(None),
+        (None, Word::Set(_)) => Err(Problem::unacceptable(format!("there is no tenant at {pointer}"))),
     }
 }
 

@@ -1,16 +1,16 @@
 //! One inbound change, one transaction: the message's id, the directory's row, the change in the outbox.
 
-use postbound_client::EmitError;
 use serde_json::Value;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::Source;
 use super::inbound::InboundChange;
-use super::waiting::{self, Whom};
+use super::waiting;
+use super::whom::{Whom, always_known, whom};
 use crate::Ingress;
-use crate::directory::{Applied, DirectoryError, UserChange, apply};
-use crate::problem::Problem;
+use crate::directory::{Applied, DirectoryError, UserChange, Word, apply};
+use crate::problem::{Problem, of_emit};
 
 /// How often a transaction is run that another one got in the way of.
 const ATTEMPTS_MAX: u32 = 4;
@@ -97,7 +97,7 @@ impl From<TakeError> for Problem {
             TakeError::Database(error) | TakeError::Directory(DirectoryError::Database(error)) => {
                 error.into()
             }
-            TakeError::Directory(DirectoryError::Emit(error)) => EmitError::into(error),
+            TakeError::Directory(DirectoryError::Emit(error)) => of_emit(error),
             TakeError::Full => Self::unavailable(),
         }
     }
@@ -131,11 +131,18 @@ async fn take_once(
         transaction.rollback().await?;
         return Ok(Taken::Repeated);
     }
-    let taken = match waiting::whom(&mut transaction, source, change).await? {
+    let taken = match whom(&mut transaction, source, change).await? {
         Whom::Known { tenant_id, user_id } => {
-            // What waited for this very user is older.
-            waiting::apply_waiting(&mut transaction, source, &change.id, (&tenant_id, &user_id)).await?;
-            apply_to(&mut transaction, source, change, (&tenant_id, &user_id)).await?
+            let user = (tenant_id.as_str(), user_id.as_str());
+            // What waited for this very user is older. Where there is too much of it, this change waits, too.
+            let behind = !always_known(source)
+                && waiting::apply_waiting(&mut transaction, source, &change.id, user).await?.more;
+            if behind {
+                waiting::keep(&mut transaction, source, message, change, waiting::BEHIND).await?;
+                Taken::Waiting
+            } else {
+                apply_to(&mut transaction, source, change, user).await?
+            }
         }
         Whom::Unknown { reason } => {
             waiting::keep(&mut transaction, source, message, change, reason).await?;
@@ -158,6 +165,8 @@ pub(super) async fn apply_to(
     let (tenant_id, user_id) = user;
     if let Some(ordered_at) = change.ordered_at
         && !advance(connection, source.name(), user, ordered_at).await?
+        // A delete is final, whenever it comes: its time may be that of the last change before it.
+        && !matches!(change.word, Word::Delete { .. })
     {
         return Ok(Taken::Older);
     }
@@ -228,13 +237,19 @@ pub(super) async fn record(
     Ok(())
 }
 
-/// Moves the sender's own order of a user on; false: it has told of something newer.
+/// Moves the sender's own order of a user on; false: it has told of something newer. The user is locked first, as by an
+/// erasure.
 async fn advance(
     connection: &mut PgConnection,
     source: &str,
     (tenant_id, user_id): (&str, &str),
     ordered_at: time::OffsetDateTime,
 ) -> Result<bool, sqlx::Error> {
+    sqlx::query("-- inbound_lock_user\nselect postbound.lock_user($1, $2)")
+        .bind(tenant_id)
+        .bind(user_id)
+        .execute(&mut *connection)
+        .await?;
     let moved: Option<bool> = sqlx::query_scalar(
         "-- inbound_advance
         insert into postbound.inbound_order as o (source, tenant_id, user_id, ordered_at) values ($1, $2, $3, $4)

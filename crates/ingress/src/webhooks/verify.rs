@@ -5,13 +5,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use postbound_config::{IngressSource, Secret, SignatureEncoding, Verification};
+use postbound_http::single;
 use postbound_target::signature::{HeaderNames, Rejection, SigningKey, Verifier};
 use sha2::Sha256;
 use subtle::{Choice, ConstantTimeEq as _};
 use time::OffsetDateTime;
 
 use super::Source;
-use crate::body::single;
 use crate::problem::Problem;
 
 /// Longest id that is remembered.
@@ -61,8 +61,7 @@ impl Source {
         digest: &[u8; 32],
     ) -> Result<MessageId, Problem> {
         let settings = &self.settings;
-        let refused =
-            |why: &str| Problem::unauthorized(format!("header {}: {why}", settings.signature_header));
+        let refused = |why: &str| unsigned(format!("header {}: {why}", settings.signature_header));
         let presented = single(headers, &settings.signature_header)?.ok_or_else(|| refused("is missing"))?;
         let presented = presented
             .strip_prefix(&settings.signature_prefix)
@@ -132,7 +131,7 @@ fn verify_standard(
 fn refusal(rejection: Rejection) -> Problem {
     match rejection {
         Rejection::Missing(_) | Rejection::Stale | Rejection::NoSignature | Rejection::Mismatch => {
-            Problem::unauthorized(rejection.to_string())
+            unsigned(rejection.to_string())
         }
         Rejection::BodyTooLarge => Problem::too_large(0),
         Rejection::Duplicated(_)
@@ -141,6 +140,11 @@ fn refusal(rejection: Rejection) -> Problem {
         | Rejection::Timestamp
         | Rejection::TooManySignatures => Problem::malformed(rejection.to_string()),
     }
+}
+
+/// 401, and not for want of a bearer token.
+fn unsigned(detail: String) -> Problem {
+    Problem::unauthorized(detail).challenge("Webhook-Signature")
 }
 
 fn keys(secrets: &[Secret]) -> Result<Vec<SigningKey>, postbound_target::signature::InvalidSecret> {

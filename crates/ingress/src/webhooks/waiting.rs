@@ -4,52 +4,25 @@
 //! never applied after the newer.
 
 use axum::http::HeaderMap;
-use postbound_config::InboundKind;
 use serde_json::Value;
 use sqlx::{Connection as _, PgConnection};
 
 use super::Source;
 use super::inbound::{Inbound, InboundChange};
-use super::take::{Message, TakeError, Taken, apply_to, record, tenant_of};
+use super::take::{Message, TakeError, Taken, apply_to, record};
+use super::whom::{Whom, lock_id, whom};
 use crate::Ingress;
 
 /// Changes kept per source. More are refused, and come again from their sender.
 const WAITING_MAX: i64 = 100_000;
 /// Ids tried in one go.
 const RETRY_BATCH: i64 = 100;
+/// Changes of one id that are applied in one transaction, and read at once.
+const APPLIED_MAX: i64 = 100;
+/// The reason of a change that could not be applied yet because too many older ones of its user are.
+pub(super) const BEHIND: &str = "behind older ones";
 /// The reason of a change that is not tried again: the outbox refused it.
 const REFUSED: &str = "refused";
-
-/// Whom a change is of.
-pub(super) enum Whom {
-    Known {
-        tenant_id: String,
-        user_id: String,
-    },
-    /// Nobody, as far as is known.
-    Unknown {
-        reason: &'static str,
-    },
-}
-
-/// Finds the user of a change.
-pub(super) async fn whom(
-    connection: &mut PgConnection,
-    source: &Source,
-    change: &InboundChange,
-) -> Result<Whom, sqlx::Error> {
-    if source.settings.kind == InboundKind::Clerk {
-        return Ok(Whom::Known { tenant_id: tenant_of(change).to_owned(), user_id: change.id.clone() });
-    }
-    lock_id(connection, source.name(), &change.id).await?;
-    match &source.settings.link_target {
-        Some(target) => {
-            let system = source.settings.link_system.as_deref().unwrap_or_default();
-            linked(connection, target, system, change).await
-        }
-        None => known(connection, change).await,
-    }
-}
 
 /// Keeps a change until its user is known.
 pub(super) async fn keep(
@@ -97,15 +70,25 @@ struct Kept {
     body: Value,
 }
 
-/// Applies what waits for a user who is known now, in the order it came. The sender's id is locked.
+/// What became of the changes that waited for one id.
+#[derive(Debug, Default)]
+pub(super) struct CaughtUp {
+    pub(super) applied: usize,
+    /// Whether there may be more of them.
+    pub(super) more: bool,
+}
+
+/// Applies what waits for a user who is known now, in the order it came, as far as one transaction goes. The sender's id
+/// is locked.
 pub(super) async fn apply_waiting(
     connection: &mut PgConnection,
     source: &Source,
     external_id: &str,
     user: (&str, &str),
-) -> Result<usize, TakeError> {
-    let mut applied = 0;
-    for kept in kept_of(connection, source.name(), external_id).await? {
+) -> Result<CaughtUp, TakeError> {
+    let waiting = kept_of(connection, source.name(), external_id, user.0).await?;
+    let mut caught_up = CaughtUp { applied: 0, more: waiting.len() as i64 == APPLIED_MAX };
+    for kept in waiting {
         let Ok(Inbound::Change(change)) = Inbound::read(source, &HeaderMap::new(), &kept.body) else {
             // The source's settings are others now; whoever changed them sees it in the list.
             refuse(connection, kept.waiting_id).await?;
@@ -117,7 +100,7 @@ pub(super) async fn apply_waiting(
             Ok(taken) => {
                 settle(&mut savepoint, source.name(), &kept, taken).await?;
                 savepoint.commit().await?;
-                applied += 1;
+                caught_up.applied += 1;
             }
             Err(error) if error.class() == REFUSED => {
                 savepoint.rollback().await?;
@@ -131,52 +114,57 @@ pub(super) async fn apply_waiting(
             Err(error) => return Err(error),
         }
     }
-    Ok(applied)
+    Ok(caught_up)
+}
+
+#[derive(sqlx::FromRow)]
+struct Due {
+    source: String,
+    external_id: String,
+    tenant_id: Option<String>,
 }
 
 /// Tries again what is due; gives how many changes were applied.
 pub(crate) async fn retry_due(ingress: &Ingress) -> Result<usize, sqlx::Error> {
     let sources: Vec<&str> = ingress.sources.iter().map(|source| source.name()).collect();
-    let due: Vec<(String, String)> = sqlx::query_as(
+    let due: Vec<Due> = sqlx::query_as(
         "-- inbound_due
-        select w.source, w.external_id from postbound.inbound_waiting as w
+        select w.source, w.external_id, w.tenant_id from postbound.inbound_waiting as w
         where w.due_at <= clock_timestamp() and w.source = any($1) and w.reason <> 'refused'
-        group by w.source, w.external_id order by min(w.due_at) limit $2",
+        group by w.source, w.external_id, w.tenant_id order by min(w.due_at) limit $2",
     )
     .bind(sources)
     .bind(RETRY_BATCH)
     .fetch_all(&ingress.pool)
     .await?;
     let mut applied = 0;
-    for (source, external_id) in due {
+    for Due { source, external_id, tenant_id } in due {
         let Some(source) = ingress.sources.iter().find(|known| known.name() == source) else { continue };
-        match retry(ingress, source, &external_id).await {
+        let id = (external_id.as_str(), tenant_id.as_deref());
+        match retry(ingress, source, id).await {
             Ok(count) => applied += count,
             Err(error) => {
                 tracing::warn!(source = source.name(), class = error.class(), "ingress.waiting.failed");
-                postpone(&mut *ingress.pool.acquire().await?, source.name(), &external_id, error.class())
-                    .await?;
+                postpone(&mut *ingress.pool.acquire().await?, source.name(), id, error.class()).await?;
             }
         }
     }
     Ok(applied)
 }
 
-async fn retry(ingress: &Ingress, source: &Source, external_id: &str) -> Result<usize, TakeError> {
+/// Tries the changes of one id and tenant again: None, where they name no tenant.
+async fn retry(ingress: &Ingress, source: &Source, id: (&str, Option<&str>)) -> Result<usize, TakeError> {
     let mut transaction = ingress.pool.begin().await?;
-    lock_id(&mut transaction, source.name(), external_id).await?;
-    let first = kept_of(&mut transaction, source.name(), external_id).await?.into_iter().next();
-    let Some(first) = first else { return Ok(0) };
+    lock_id(&mut transaction, source.name(), id.0).await?;
+    let Some(first) = oldest_of(&mut transaction, source.name(), id).await? else { return Ok(0) };
     let mut applied = 0;
     match Inbound::read(source, &HeaderMap::new(), &first.body) {
         Ok(Inbound::Change(change)) => match whom(&mut transaction, source, &change).await? {
             Whom::Known { tenant_id, user_id } => {
                 let user = (tenant_id.as_str(), user_id.as_str());
-                applied = apply_waiting(&mut transaction, source, external_id, user).await?;
+                applied = apply_waiting(&mut transaction, source, id.0, user).await?.applied;
             }
-            Whom::Unknown { reason } => {
-                postpone(&mut transaction, source.name(), external_id, reason).await?;
-            }
+            Whom::Unknown { reason } => postpone(&mut transaction, source.name(), id, reason).await?,
         },
         _ => refuse(&mut transaction, first.waiting_id).await?,
     }
@@ -184,76 +172,41 @@ async fn retry(ingress: &Ingress, source: &Source, external_id: &str) -> Result<
     Ok(applied)
 }
 
-/// Until the transaction ends, nobody else looks up, keeps or applies changes of this id.
-async fn lock_id(connection: &mut PgConnection, source: &str, external_id: &str) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "-- inbound_lock_id
-        select pg_advisory_xact_lock(hashtextextended('postbound.inbound:' || $1 || chr(31) || $2, 0))",
+async fn oldest_of(
+    connection: &mut PgConnection,
+    source: &str,
+    (external_id, tenant): (&str, Option<&str>),
+) -> Result<Option<Kept>, sqlx::Error> {
+    sqlx::query_as(
+        "-- inbound_oldest
+        select waiting_id, message_id, body from postbound.inbound_waiting
+        where source = $1 and external_id = $2 and tenant_id is not distinct from $3 and reason <> 'refused'
+        order by waiting_id limit 1",
     )
     .bind(source)
     .bind(external_id)
-    .execute(connection)
-    .await?;
-    Ok(())
+    .bind(tenant)
+    .fetch_optional(connection)
+    .await
 }
 
-/// The user a target's id is linked to.
-async fn linked(
-    connection: &mut PgConnection,
-    target: &str,
-    system: &str,
-    change: &InboundChange,
-) -> Result<Whom, sqlx::Error> {
-    let mut users: Vec<(String, String)> = sqlx::query_as(
-        "-- inbound_linked
-        select distinct l.tenant_id, l.user_id from postbound.identity_link as l
-        where l.target = $1 and l.external_id = $2 and ($3 = '' or l.system = $3)
-          and ($4::text is null or l.tenant_id = $4)
-        limit 2",
-    )
-    .bind(target)
-    .bind(&change.id)
-    .bind(system)
-    .bind(&change.tenant)
-    .fetch_all(connection)
-    .await?;
-    Ok(match (users.pop(), users.is_empty()) {
-        (Some((tenant_id, user_id)), true) => Whom::Known { tenant_id, user_id },
-        (Some(_), false) => Whom::Unknown { reason: "linked to several users" },
-        (None, _) => Whom::Unknown { reason: "not linked" },
-    })
-}
-
-/// The user of that very id, if there is one.
-async fn known(connection: &mut PgConnection, change: &InboundChange) -> Result<Whom, sqlx::Error> {
-    let tenant_id = tenant_of(change);
-    let known: bool = sqlx::query_scalar(
-        "-- inbound_known
-        select exists (select from postbound.user_head where tenant_id = $1 and user_id = $2 and version > 0)",
-    )
-    .bind(tenant_id)
-    .bind(&change.id)
-    .fetch_one(connection)
-    .await?;
-    Ok(match known {
-        true => Whom::Known { tenant_id: tenant_id.to_owned(), user_id: change.id.clone() },
-        false => Whom::Unknown { reason: "no such user" },
-    })
-}
-
+/// What waits for a user of this tenant, the oldest first. Another tenant may know another user by the same id.
 async fn kept_of(
     connection: &mut PgConnection,
     source: &str,
     external_id: &str,
+    tenant: &str,
 ) -> Result<Vec<Kept>, sqlx::Error> {
     sqlx::query_as(
         "-- inbound_kept
         select waiting_id, message_id, body from postbound.inbound_waiting
-        where source = $1 and external_id = $2 and reason <> 'refused'
-        order by waiting_id for update",
+        where source = $1 and external_id = $2 and (tenant_id is null or tenant_id = $3) and reason <> 'refused'
+        order by waiting_id limit $4",
     )
     .bind(source)
     .bind(external_id)
+    .bind(tenant)
+    .bind(APPLIED_MAX)
     .fetch_all(connection)
     .await
 }
@@ -293,7 +246,7 @@ async fn refuse(connection: &mut PgConnection, waiting_id: i64) -> Result<(), sq
 async fn postpone(
     connection: &mut PgConnection,
     source: &str,
-    external_id: &str,
+    (external_id, tenant): (&str, Option<&str>),
     reason: &str,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
@@ -301,11 +254,12 @@ async fn postpone(
         update postbound.inbound_waiting
         set tries = tries + 1, tried_at = clock_timestamp(), reason = $3,
             due_at = clock_timestamp() + least(60, 2 ^ least(tries, 6)) * interval '1 second'
-        where source = $1 and external_id = $2 and reason <> 'refused'",
+        where source = $1 and external_id = $2 and tenant_id is not distinct from $4 and reason <> 'refused'",
     )
     .bind(source)
     .bind(external_id)
     .bind(reason)
+    .bind(tenant)
     .execute(connection)
     .await?;
     Ok(())

@@ -29,6 +29,7 @@ struct Rights {
 struct Parts {
     relay: bool,
     worker: bool,
+    ingress: bool,
     operator: bool,
 }
 
@@ -45,19 +46,22 @@ impl Rights {
         .fetch_one(store.pool())
         .await?;
         // By oid: a name could not even be looked up without rights on the schema.
-        let (relay, worker, operator) = sqlx::query_as(
+        let (relay, worker, ingress, operator) = sqlx::query_as(
             "-- doctor_rights
             select coalesce(bool_and(pg_has_role(current_user, c.relowner, 'usage')) filter (where c.relname = 'change_log')
                    and bool_and(has_table_privilege(c.oid, 'update')) filter (where c.relname in ('stream_cursor', 'relay_lease'))
                    and bool_and(has_table_privilege(c.oid, 'insert')) filter (where c.relname = 'user_state'), false),
                    coalesce(bool_and(has_table_privilege(c.oid, 'insert')) filter (where c.relname in ('delivery_ledger', 'identity_link'))
                    and bool_and(has_table_privilege(c.oid, 'delete')) filter (where c.relname in ('worker', 'partition_lease')), false),
+                   coalesce(bool_and(has_table_privilege(c.oid, 'insert')) filter (where c.relname in ('outbox', 'inbound_message', 'inbound_waiting', 'inbound_answer', 'users', 'sessions'))
+                   and bool_and(has_any_column_privilege(c.oid, 'update')) filter (where c.relname = 'parked_user'), false),
                    coalesce(bool_and(has_table_privilege(c.oid, 'insert')) filter (where c.relname in ('target', 'stream_cursor')), false)
-            from pg_class as c where c.relnamespace = (select oid from pg_namespace where nspname = 'postbound')",
+            from pg_class as c
+            where c.relnamespace in (select oid from pg_namespace where nspname in ('postbound', 'directory'))",
         )
         .fetch_one(store.pool())
         .await?;
-        Ok(Self { login, quoted, is_superuser, member_of, may: Parts { relay, worker, operator } })
+        Ok(Self { login, quoted, is_superuser, member_of, may: Parts { relay, worker, ingress, operator } })
     }
 
     fn judge(&self) -> Finding {
@@ -66,7 +70,8 @@ impl Rights {
             (_, []) => "member of no role of ours".to_owned(),
             (_, groups) => format!("member of {}", groups.join(", ")),
         };
-        let parts = [("relay", self.may.relay), ("worker", self.may.worker), ("operator", self.may.operator)];
+        let Parts { relay, worker, ingress, operator } = self.may;
+        let parts = [("relay", relay), ("worker", worker), ("ingress", ingress), ("operator", operator)];
         let named = |wanted| {
             parts.iter().filter(|(_, may)| *may == wanted).map(|(part, _)| *part).collect::<Vec<_>>()
         };
@@ -78,7 +83,10 @@ impl Rights {
         );
         let login = &self.login;
         if may_not.is_empty() {
-            return Finding::ok(CHECK, format!("{login} may act as relay, worker and operator ({groups})"));
+            return Finding::ok(
+                CHECK,
+                format!("{login} may act as relay, worker, ingress and operator ({groups})"),
+            );
         }
         if may.is_empty() && self.member_of.iter().any(|group| group == VIEWER) {
             let what = format!("{login} may look, and act as nothing ({groups})");
@@ -101,33 +109,45 @@ mod tests {
 
     #[test]
     fn a_login_with_too_few_rights_is_told_which_to_ask_for() {
-        let check = |(relay, worker, operator), member_of: &[&str], level, words: &str| {
+        let check = |(relay, worker, ingress, operator), member_of: &[&str], level, words: &str| {
             let rights = Rights {
                 login: "app-1".to_owned(),
                 quoted: "\"app-1\"".to_owned(),
                 is_superuser: false,
                 member_of: member_of.iter().map(ToString::to_string).collect(),
-                may: Parts { relay, worker, operator },
+                may: Parts { relay, worker, ingress, operator },
             };
             let finding = rights.judge();
             assert_eq!(finding.level, level, "{finding:?}");
             let text = format!("{} {}", finding.what, finding.mend.as_deref().unwrap_or_default());
             assert!(text.contains(words), "{text}");
         };
-        check((true, true, true), &[], Level::Ok, "relay, worker and operator");
+        check((true, true, true, true), &[], Level::Ok, "relay, worker, ingress and operator");
         check(
-            (false, true, false),
+            (false, true, true, false),
             &[],
             Level::Warning,
             "grant postbound_relay, postbound_operator to \"app-1\"",
         );
-        check((false, false, false), &[], Level::Problem, "nothing here (member of no role of ours)");
         check(
-            (false, false, false),
+            (false, false, true, false),
+            &["postbound_ingress"],
+            Level::Warning,
+            "may act as ingress, not as relay and worker and operator (member of postbound_ingress)",
+        );
+        check(
+            (false, false, false, false),
+            &["postbound_producer"],
+            Level::Problem,
+            "postbound_worker, postbound_ingress, postbound_operator to",
+        );
+        check((false, false, false, false), &[], Level::Problem, "nothing here (member of no role of ours)");
+        check(
+            (false, false, false, false),
             &["postbound_producer"],
             Level::Problem,
             "(member of postbound_producer)",
         );
-        check((false, false, false), &[VIEWER], Level::Warning, "may look, and act as nothing");
+        check((false, false, false, false), &[VIEWER], Level::Warning, "may look, and act as nothing");
     }
 }

@@ -50,6 +50,21 @@ async fn an_unknown_tenant_is_named_by_its_id() {
 }
 
 #[tokio::test]
+async fn a_request_says_whether_it_is_of_a_full_sync_of_one_user_or_of_some() {
+    let of = |user: &str, full_sync| Delivery { full_sync, ..updated(user, 1) };
+    let check = async |states: &[Delivery], sync_type: &str| {
+        let body = body(true, &tenant(), states).await;
+        assert!(body.contains(&format!(r#""syncType":"{sync_type}""#)), "{body}");
+    };
+    check(&[of("a", false)], "single_user").await;
+    check(&[of("a", false), of("b", false)], "incremental").await;
+    check(&[of("a", true), of("b", true)], "full").await;
+    // The rest of a full sync may be one user.
+    check(&[of("a", true)], "full").await;
+    check(&[of("a", true), of("b", false)], "incremental").await;
+}
+
+#[tokio::test]
 async fn a_user_has_the_contracts_fields_as_they_came() {
     use Action::{Created, Deleted, Updated};
     check_user(

@@ -24,6 +24,7 @@ pub(crate) fn state(user: &str, version: i64, action: Action, data: &str) -> Del
         traceparent: None,
         data: RawValue::from_string(data.to_owned()).unwrap().into(),
         resend: 0,
+        full_sync: false,
     }
 }
 

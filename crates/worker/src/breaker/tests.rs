@@ -86,6 +86,7 @@ fn delivery(tenant: &str, user: &str) -> Delivery {
         traceparent: None,
         data: RawValue::from_string("{}".to_owned()).unwrap().into(),
         resend: 0,
+        full_sync: false,
     }
 }
 

@@ -26,7 +26,7 @@ fn with_data(version: i64, action: Action, data: &str) -> Event {
 }
 
 fn of_job(version: i64, item: i64, repeats: bool) -> Event {
-    Event { job: Some(JobPart { job: 1, item, repeats }), ..event(version, Updated) }
+    Event { job: Some(JobPart { job: 1, item, repeats, full: false }), ..event(version, Updated) }
 }
 
 fn tag(number: u64) -> Tag {
@@ -332,7 +332,7 @@ fn a_replay_passes_a_dead_version_but_never_a_delivered_one() {
     assert_eq!(lane.enter(arrives(of_job(5, 1, false), 1)), Entered::Waits);
     let next = deliver(&mut lane);
     assert_eq!(next.event.version, 5);
-    let item = JobPart { job: 1, item: 1, repeats: false };
+    let item = JobPart { job: 1, item: 1, repeats: false, full: false };
     assert_eq!(next.item_outcomes(ItemOutcome::Delivered), [(item, ItemOutcome::Delivered)]);
     for newer in [5, 6] {
         assert_eq!(Lane::new(held(newer), true).enter(arrives(of_job(5, 1, false), 1)), Entered::Settled);
@@ -355,7 +355,7 @@ fn an_item_whose_state_gives_way_to_a_newer_one_is_superseded() {
     lane.enter(arrives(of_job(5, 1, false), 1));
     lane.enter(arrives(event(6, Updated), 2));
     let next = deliver(&mut lane);
-    let item = JobPart { job: 1, item: 1, repeats: false };
+    let item = JobPart { job: 1, item: 1, repeats: false, full: false };
     assert_eq!(next.item_outcomes(ItemOutcome::Delivered), [(item, ItemOutcome::Superseded)]);
 }
 

@@ -14,6 +14,7 @@ use postbound_broker::{BrokerError, Message, PartitionConsumer};
 use postbound_event::{JobPart, UserKey};
 use postbound_store::{Held, ItemOutcome, NextAttempt, ParkedSchedule, ParkedState, ParkedUser, Parking};
 use std::{collections::HashMap, sync::Arc, time::Duration};
+use time::OffsetDateTime;
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
     time::Instant,
@@ -34,6 +35,8 @@ const REDELIVERIES_MAX: u64 = 3;
 struct HeldMessage {
     unsettled: usize,
     since: Instant,
+    /// When the oldest of its changes was written, if it is no job's.
+    oldest: Option<OffsetDateTime>,
     _kibibytes: OwnedSemaphorePermit,
 }
 
@@ -116,6 +119,7 @@ impl<'a> Session<'a> {
 
     /// Closes the channels: what is not acknowledged goes back to its queue, in order.
     pub(super) async fn close(self) {
+        self.partition.context.backlog.report(self.partition.number, None);
         self.consumers.close().await;
     }
 
@@ -140,6 +144,7 @@ impl<'a> Session<'a> {
                 }
                 Some(fed) = self.fed.recv(), if feeds => self.take_fed(fed),
                 _ = held_check.tick() => {
+                    self.report_backlog();
                     let now = Instant::now();
                     if self.held.values().any(|message| now > message.since + HELD_MAX) {
                         return Err(Interrupted::HeldTooLong);
@@ -147,6 +152,11 @@ impl<'a> Session<'a> {
                 }
             }
         }
+    }
+
+    fn report_backlog(&self) {
+        let oldest = self.held.values().filter_map(|message| message.oldest).min();
+        self.partition.context.backlog.report(self.partition.number, oldest);
     }
 
     /// While something is under way, progress is expected.
@@ -194,7 +204,8 @@ impl<'a> Session<'a> {
         let events = match events {
             Ok(events) => events,
             Err(unreadable) => {
-                self.held.insert(tag, HeldMessage { unsettled: 1, since, _kibibytes: kibibytes });
+                self.held
+                    .insert(tag, HeldMessage { unsettled: 1, since, oldest: None, _kibibytes: kibibytes });
                 self.bury_unreadable(tag, unreadable);
                 return Ok(());
             }
@@ -202,7 +213,9 @@ impl<'a> Session<'a> {
         let context = Arc::clone(&self.partition.context);
         let plan = &context.plan;
         // One more than there are events: the message's own, settled when all have entered.
-        self.held.insert(tag, HeldMessage { unsettled: events.len() + 1, since, _kibibytes: kibibytes });
+        let oldest = events.iter().map(|event| event.logged_at).min().filter(|_| tag.source == Source::Live);
+        let unsettled = events.len() + 1;
+        self.held.insert(tag, HeldMessage { unsettled, since, oldest, _kibibytes: kibibytes });
         let mut settled = vec![tag];
         let mut settled_items: Vec<(JobPart, ItemOutcome)> = Vec::new();
         for event in events {

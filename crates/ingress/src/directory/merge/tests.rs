@@ -1,6 +1,8 @@
 use serde_json::json;
+use time::Duration;
 use time::macros::datetime;
 
+use super::recent::{ECHO_WINDOW, RECENT_BYTES_MAX, RECENT_FOR, RECENT_MAX};
 use super::*;
 
 const NOW: OffsetDateTime = datetime!(2026-05-01 12:00 UTC);
@@ -21,6 +23,12 @@ fn clerk_at(seconds: i64) -> Says {
 }
 
 const PEER: Says = Says::Peer { version: None };
+
+/// The name of whoever speaks.
+fn origin_of(says: Says) -> Option<&'static str> {
+    matches!(says, Says::Peer { .. }).then_some("peer")
+}
+
 const CALLER: Says = Says::Caller { revives: false };
 
 /// Says everything in turn, as the database would go on from each verdict.
@@ -43,11 +51,11 @@ impl Story {
     }
 
     fn hear(&mut self, word: &Word, says: Says) -> Verdict {
-        let verdict = judge(&self.held, word, says, self.now);
+        let verdict = judge(&self.held, word, says, origin_of(says), self.now);
         match verdict.clone() {
             Verdict::Store { action, state, clerk } => {
                 let version = self.held.version + 1;
-                self.held.recent = remember(&self.held, version, &state, self.now);
+                self.held.recent = remember(&self.held, version, &state, origin_of(says), self.now);
                 self.held = Held {
                     version,
                     deleted: action == Action::Deleted,
@@ -203,6 +211,60 @@ fn of_a_whole_state_that_names_its_version_only_what_was_changed_counts() {
 }
 
 #[test]
+fn a_system_may_take_its_own_change_back_though_it_was_never_sent_it() {
+    let story = || {
+        let sent = Says::Peer { version: Some(1) };
+        Story::of([
+            (set(json!({"email": "a@example.com", "displayName": "One"})), CALLER),
+            (set(json!({"displayName": "Two"})), sent),
+        ])
+    };
+    let sent = Says::Peer { version: Some(1) };
+    let back = set(json!({"displayName": "One"}));
+    check(story(), &back, sent, Some(json!({"displayName": "One"})));
+    // What others changed since stays: the system was not sent it either.
+    let mut changed = story();
+    changed.hear(&set(json!({"email": "b@example.com"})), CALLER);
+    let whole = set(json!({"email": "a@example.com", "displayName": "One"}));
+    check(changed, &whole, sent, Some(json!({"email": "b@example.com", "displayName": "One"})));
+    // Its own change once more is an echo.
+    check(story(), &set(json!({"displayName": "Two"})), sent, None);
+}
+
+#[test]
+fn an_echo_of_a_state_that_others_wrote_and_replaced_makes_no_version() {
+    // Another producer wrote all three; the directory has none of them.
+    let of = |version: i64, name: &str, seconds: i64| Recent {
+        version,
+        since: NOW - Duration::seconds(seconds),
+        origin: None,
+        state: map(json!({"email": "a@example.com", "displayName": name})),
+    };
+    let story = |learns: bool| {
+        let mut story = Story::new();
+        (story.held.version, story.held.state) = (3, of(3, "Three", 0).state);
+        assert!(story.held.lacks_states(None, NOW) && story.held.lacks_states(Some(1), NOW));
+        assert!(!story.held.lacks_states(Some(3), NOW), "that one is known");
+        if learns {
+            story.held.learn(vec![of(1, "One", 3), of(2, "Two", 2), of(3, "Three", 1)]);
+            assert!(!story.held.lacks_states(None, NOW) && !story.held.lacks_states(Some(1), NOW));
+        }
+        story
+    };
+    let echo = set(json!({"email": "a@example.com", "displayName": "One"}));
+    for says in [PEER, Says::Peer { version: Some(1) }] {
+        check(story(true), &echo, says, None);
+        // Without them it cannot be told: hence they are looked for.
+        check(story(false), &echo, says, Some(json!({"displayName": "One"})));
+    }
+    // Those that were replaced long ago need not be known.
+    let mut old = Story::new();
+    (old.held.version, old.held.state) = (5, of(5, "Five", 0).state);
+    old.held.learn(vec![of(4, "Four", 300), of(5, "Five", 200)]);
+    assert!(!old.held.lacks_states(None, NOW));
+}
+
+#[test]
 fn the_fallback_adds_only_what_nobody_knows() {
     let word = set(json!({"email": "token@example.com", "firstName": "Token"}));
     check(
@@ -228,6 +290,13 @@ fn of_a_user_others_wrote_the_default_theme_is_no_news_and_a_chosen_one_is() {
     };
     check(foreign(), &set(json!({"email": "a@example.com"})), CALLER, None);
     check(foreign(), &set(json!({"theme": "dark"})), CALLER, Some(json!({"theme": "dark"})));
+}
+
+#[test]
+fn to_clear_what_others_wrote_as_null_is_no_change() {
+    let mut story = Story::new();
+    (story.held.version, story.held.state) = (3, map(json!({"email": "a@example.com", "phone": null})));
+    check(story, &set(json!({"email": "a@example.com", "phone": null, "username": null})), clerk_at(1), None);
 }
 
 #[test]
