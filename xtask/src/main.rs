@@ -11,6 +11,7 @@ mod chaos;
 mod check;
 mod commands;
 mod demo;
+mod deploy;
 mod services;
 mod test;
 
@@ -31,8 +32,8 @@ enum Chore {
     Bench(bench::Arguments),
     /// Put Postbound under faults and check what came of it
     Chaos(chaos::Arguments),
-    /// Format, lints, docs and dependency policy: what CI demands besides tests
-    Check,
+    /// Format, lints, docs, dependency policy and what is under deploy/: what CI demands besides tests
+    Check(check::Arguments),
     /// Show Postbound at work: private servers, users that change, and proof that all of it arrives
     Demo(demo::Arguments),
     /// Start a private PostgreSQL and RabbitMQ and keep them until Ctrl-C
@@ -46,7 +47,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().chore {
         Chore::Bench(arguments) => bench::run(arguments).await,
         Chore::Chaos(arguments) => chaos::run(arguments).await,
-        Chore::Check => check::run().await,
+        Chore::Check(arguments) => check::run(arguments).await,
         Chore::Demo(arguments) => demo::run(arguments).await,
         Chore::Services(arguments) => services::run(arguments).await,
         Chore::Test(arguments) => test::run(arguments).await,

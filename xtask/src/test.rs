@@ -11,6 +11,8 @@ use crate::commands::{self, asked_to_stop, cargo, target};
 
 /// The environment variable that holds the path of the `postbound` program under test.
 const BINARY_VARIABLE: &str = "POSTBOUND_BIN";
+/// The environment variable that says how many tests run at a time.
+const THREADS_VARIABLE: &str = "RUST_TEST_THREADS";
 
 /// What goes to `cargo test` as it is.
 #[derive(clap::Args)]
@@ -35,6 +37,11 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     test.arg("test");
     if !chooses_packages(&arguments.args) {
         test.arg("--workspace");
+    }
+    if std::env::var_os(THREADS_VARIABLE).is_none() {
+        // Tests wait for the processes they start more than they compute.
+        let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get() + 1);
+        test.env(THREADS_VARIABLE, threads.to_string());
     }
     test.args(&arguments.args)
         .env(ENDPOINTS_VARIABLE, services.endpoints_file())
