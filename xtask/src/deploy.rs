@@ -58,6 +58,7 @@ async fn kubernetes() -> Result<()> {
     let tools = target().join("tools/kubernetes");
     let validate = tools.join("bin/kubernetes-validate");
     if !validate.is_file() {
+        packages::ensure(&["python3", "python3-venv"])?;
         run(Command::new("python3").args(["-m", "venv"]).arg(&tools)).await?;
         run(Command::new(tools.join("bin/pip")).args(["install", "--quiet", KUBERNETES_VALIDATE])).await?;
     }
