@@ -22,6 +22,9 @@ use crate::intake::{Delivery, Envelope};
 use crate::problem::{Problem, Refusal};
 use crate::server::{Receiver, process};
 
+/// Bytes of a plan: the answers in it may be longer than any request is allowed to be.
+const PLAN_BYTES_MAX: usize = 16 << 20;
+
 /// One way to misbehave, and for whom.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -127,7 +130,7 @@ pub(crate) fn faults_router() -> ApiRouter<Receiver> {
 async fn put(State(receiver): State<Receiver>, request: Request) -> Result<StatusCode, Refusal> {
     let (parts, body) = request.into_parts();
     require_json(&parts.headers)?;
-    let body = read_body(body, receiver.config().body_bytes_max).await?;
+    let body = read_body(body, PLAN_BYTES_MAX).await?;
     let body: FaultsBody = serde_json::from_slice(&body)
         .map_err(|error| Problem::malformed(format!("the body is no plan of faults: {error}")))?;
     if let Some(plan) = receiver.faults() {
