@@ -91,6 +91,13 @@ struct Delivering {
     tries: Tries,
 }
 
+async fn cancelled(token: Option<&CancellationToken>) {
+    match token {
+        Some(token) => token.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Takes an entry back when its lane goes away.
 struct WithdrawOnDrop(Claim);
 
@@ -176,38 +183,45 @@ impl Delivering {
 
     /// One try. A request that has begun is awaited, whatever `stop` says: its outcome must reach the ledger.
     async fn attempt(&self, delivery: &Delivery) -> Result<Tried, Abandoned> {
-        if self.stop.is_cancelled() {
-            return Err(Abandoned);
-        }
-        let claim = Claim::default();
-        // However this try ends, also when it is dropped with its partition: nothing of it is sent afterwards.
-        let _withdraw = WithdrawOnDrop(claim.clone());
-        let backfill = self.next.event.job.is_some();
-        let sending = async {
-            match &self.context.batcher {
-                Some(batcher) => batcher.send(delivery.clone(), backfill, claim.clone()).await,
-                None => {
-                    let start = || claim.send();
-                    match self.context.send(std::slice::from_ref(delivery), backfill, start).await {
-                        Sent::Outcomes { mut outcomes, probe } => {
-                            outcomes.pop().map(|outcome| Tried::Outcome { outcome, probe })
-                        }
-                        Sent::Held => Some(Tried::Held),
-                        Sent::NotStarted => None,
-                    }
-                }
+        loop {
+            if self.stop.is_cancelled() {
+                return Err(Abandoned);
             }
-        };
-        tokio::pin!(sending);
-        let tried = tokio::select! {
-            biased;
-            tried = &mut sending => tried,
-            () = self.stop.cancelled() => match claim.withdraw() {
-                true => None,
-                false => sending.await,
-            },
-        };
-        tried.ok_or(Abandoned)
+            let claim = Claim::default();
+            // However this try ends, also when it is dropped with its partition: nothing of it is sent afterwards.
+            let _withdraw = WithdrawOnDrop(claim.clone());
+            let hurry = self.next.hurry.as_ref().filter(|hurry| !hurry.is_cancelled());
+            let sending = self.send(delivery, hurry.is_some(), &claim);
+            tokio::pin!(sending);
+            let tried = tokio::select! {
+                biased;
+                tried = &mut sending => tried,
+                () = self.stop.cancelled() => match claim.withdraw() {
+                    true => None,
+                    false => sending.await,
+                },
+                // Once more, with the turn of a live change.
+                () = cancelled(hurry) => match claim.withdraw() {
+                    true => continue,
+                    false => sending.await,
+                },
+            };
+            return tried.ok_or(Abandoned);
+        }
+    }
+
+    /// Sends it when its turn comes, unless `claim` is withdrawn by then; None: nothing was sent.
+    async fn send(&self, delivery: &Delivery, backfill: bool, claim: &Claim) -> Option<Tried> {
+        if let Some(batcher) = &self.context.batcher {
+            return batcher.send(delivery.clone(), backfill, claim.clone()).await;
+        }
+        match self.context.send(std::slice::from_ref(delivery), backfill, || claim.send()).await {
+            Sent::Outcomes { mut outcomes, probe } => {
+                outcomes.pop().map(|outcome| Tried::Outcome { outcome, probe })
+            }
+            Sent::Held => Some(Tried::Held),
+            Sent::NotStarted => None,
+        }
     }
 
     async fn delivered(self, links: Vec<NewLink>) -> Result<Ended, Abandoned> {

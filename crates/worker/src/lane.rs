@@ -4,6 +4,7 @@ use postbound_store::{
     Unknown,
 };
 use std::{collections::VecDeque, time::Duration};
+use tokio_util::sync::CancellationToken;
 
 /// Names a message of one of the partition's consumers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -86,6 +87,8 @@ struct Running {
     late_unknown: Unknown,
     /// It is settled without being sent.
     echo: bool,
+    /// See [`Next::hurry`].
+    hurry: Option<CancellationToken>,
 }
 
 /// An event on its way into its lane.
@@ -148,6 +151,8 @@ pub(crate) struct Next {
     pub(crate) items: Vec<(JobPart, i64)>,
     /// It is stored with its parked user, action included.
     stored: bool,
+    /// Of a job's: cancelled once a live change waits behind it, which must not wait for the turn of a job.
+    pub(crate) hurry: Option<CancellationToken>,
 }
 
 /// A user to be parked.
@@ -260,6 +265,11 @@ impl Lane {
                 );
             }
         }
+        if item.is_none()
+            && let Some(hurry) = self.running.as_ref().and_then(|running| running.hurry.as_ref())
+        {
+            hurry.cancel();
+        }
         Entered::Waits
     }
 
@@ -301,11 +311,13 @@ impl Lane {
         let Queued { event, tags, items, .. } = queued;
         let mut running = Running::of(event.version, tags);
         running.tags.extend(folded.tags);
+        let hurry = event.job.map(|_| CancellationToken::new());
+        running.hurry.clone_from(&hurry);
         self.running = Some(running);
         let items = items.into_iter().map(|item| (item, event.version)).chain(folded.items).collect();
         let schedule = self.schedule.as_ref().map(|schedule| schedule.parked.clone());
         let (unknown, folded) = (self.unknown, folded.events);
-        Some(Step::Deliver(Next { event, action, folded, schedule, unknown, items, stored }))
+        Some(Step::Deliver(Next { event, action, folded, schedule, unknown, items, stored, hurry }))
     }
 
     /// The delivery under way was not settled: the user is to be parked by `schedule`, with all that waits. None: what was

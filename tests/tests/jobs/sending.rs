@@ -271,3 +271,48 @@ async fn messages_of_jobs_that_wait_for_room_hold_up_no_live_change() {
     );
     assert_eq!(items(&installation, job, "sent").await, 20);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_does_not_wait_for_the_turn_of_its_own_users_item() {
+    for target in ["backend", "crm"] {
+        check_own_item(target).await;
+    }
+}
+
+/// One request takes the one place for jobs' requests and hangs; the other users' items wait for theirs.
+async fn check_own_item(target: &str) {
+    let options = Options::default()
+        .partitions(1)
+        .with(&format!("targets.{target}.concurrency"), "2")
+        .with(&format!("targets.{target}.timeout"), "20s")
+        .with("targets.crm.batch_users_max", "1")
+        .with("worker.lease", "30s");
+    let installation = Installation::start(options).await;
+    seed_states(&installation, 20).await;
+    let heads = "insert into postbound.user_head (tenant_id, user_id, version, deleted)
+                 select tenant_id, user_id, version, false from postbound.user_state";
+    execute(&installation, heads).await;
+    let receiver = if target == "crm" { &installation.crm } else { &installation.backend };
+    receiver.fault(Fault { delay_ms: 60_000, times: Some(1), ..Fault::default() }).await;
+    let _relay = installation.relay();
+    let worker = installation.worker(&[target]);
+    let job = start_job(&installation, target, "resync", 20, "").await;
+    until_items(&installation, job, "sent", 20).await;
+    eventually("a request of the job hangs", SOON, async || (receiver.fault_hits().await == 1).then_some(()))
+        .await;
+
+    emit(&installation, "user", 20, "updated").await;
+    eventually("all other users' changes are delivered", SOON, async || {
+        let delivered: i64 = sqlx::query_scalar(
+            "select count(*) from postbound.delivery_ledger where target = $1 and delivered_version = 4",
+        )
+        .bind(target)
+        .fetch_one(installation.database.superuser())
+        .await
+        .unwrap();
+        (delivered == 19).then_some(())
+    })
+    .await;
+    let retries = worker.metric("postbound_retries_total", &[&format!(r#"target="{target}""#)]).await;
+    assert_eq!(retries, 0.0, "{target}: the request that hangs has ended");
+}
