@@ -223,6 +223,9 @@ impl Lane {
             && (event.version == running.version && !(running.echo && item.is_some())
                 || event.version < running.version && (self.folds || item.is_none()))
         {
+            if item.is_none() {
+                running.make_haste();
+            }
             running.tags.extend(tag);
             running.late_items.extend(item.map(|item| (item, event.version)));
             if maybe_sent && event.version < running.version {
@@ -265,10 +268,8 @@ impl Lane {
                 );
             }
         }
-        if item.is_none()
-            && let Some(hurry) = self.running.as_ref().and_then(|running| running.hurry.as_ref())
-        {
-            hurry.cancel();
+        if let (Some(running), None) = (&self.running, item) {
+            running.make_haste();
         }
         Entered::Waits
     }
@@ -593,6 +594,13 @@ impl Folded {
 impl Running {
     fn of(version: i64, tags: Vec<Tag>) -> Self {
         Self { version, tags, ..Self::default() }
+    }
+
+    /// A live change waits for it.
+    fn make_haste(&self) {
+        if let Some(hurry) = &self.hurry {
+            hurry.cancel();
+        }
     }
 }
 

@@ -572,3 +572,23 @@ fn an_item_that_meets_a_change_from_the_target_is_sent_all_the_same() {
     settle(&mut runs, delivered(2, true));
     assert_eq!(deliver(&mut runs).event.version, 2);
 }
+
+#[test]
+fn a_jobs_delivery_makes_haste_for_a_live_change_and_for_no_other_item() {
+    for (version, arriving, hurries) in [
+        (5, event(4, Updated), true),
+        (5, event(5, Updated), true),
+        (5, event(6, Updated), true),
+        (5, of_job(6, 2, true), false),
+    ] {
+        let mut lane = Lane::new(delivered(3, true), true);
+        lane.enter(arrives(of_job(version, 1, true), 1));
+        let hurry = deliver(&mut lane).hurry.expect("it is of a job");
+        let arrived = arriving.version;
+        assert_eq!(lane.enter(arrives(arriving, 2)), Entered::Waits);
+        assert_eq!(hurry.is_cancelled(), hurries, "version {arrived}");
+    }
+    let mut lane = Lane::new(delivered(3, true), true);
+    lane.enter(arrives(event(5, Updated), 1));
+    assert!(deliver(&mut lane).hurry.is_none(), "a live change has nothing to wait for");
+}
