@@ -251,6 +251,18 @@ impl Installation {
         .await;
     }
 
+    /// Waits until no target's past partitions hold anything any more.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub async fn until_drained(&self) {
+        let store = self.store();
+        eventually("the generation before is drained", PATIENCE, async || {
+            store.draining_targets().await.unwrap().is_empty().then_some(())
+        })
+        .await;
+    }
+
     /// Waits until both targets have everything, and holds what they saw against all that was promised.
     ///
     /// # Panics

@@ -22,7 +22,7 @@ pub struct Process {
     child: Child,
     log: PathBuf,
     http: reqwest::Client,
-    address: OnceCell<String>,
+    telemetry_address: OnceCell<String>,
 }
 
 /// What `/readyz` says.
@@ -54,7 +54,7 @@ impl Process {
         let child =
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).kill_on_drop(true).spawn();
         let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        Self { child, log: log.to_owned(), http: http.clone(), address: OnceCell::new() }
+        Self { child, log: log.to_owned(), http: http.clone(), telemetry_address: OnceCell::new() }
     }
 
     /// Its process id, as its label in `status` has it.
@@ -139,16 +139,27 @@ impl Process {
         text.lines().filter(of_name).filter(matching).filter_map(value).sum()
     }
 
-    async fn get(&self, path: &str) -> reqwest::Response {
-        let address = self.address.get_or_init(|| self.learn_address()).await;
-        self.http.get(format!("http://{address}/{path}")).send().await.unwrap()
+    /// Where it tells of itself.
+    ///
+    /// # Panics
+    /// When it does not say where.
+    pub async fn telemetry_url(&self) -> String {
+        format!("http://{}", self.telemetry_address.get_or_init(|| self.address("serving /healthz")).await)
     }
 
-    /// It listens on any free port and says which in its log.
-    async fn learn_address(&self) -> String {
+    async fn get(&self, path: &str) -> reqwest::Response {
+        let url = self.telemetry_url().await;
+        self.http.get(format!("{url}/{path}")).send().await.unwrap()
+    }
+
+    /// The address in the line with `sign`, once that is logged: what listens on any free port says there which it is.
+    ///
+    /// # Panics
+    /// When it is not logged.
+    pub async fn address(&self, sign: &str) -> String {
         eventually("it says where it listens", PATIENCE, async || {
             let log = self.log();
-            let line = log.lines().find(|line| line.contains("serving /healthz"))?;
+            let line = log.lines().find(|line| line.contains(sign))?;
             serde_json::from_str::<Value>(line).ok()?["address"].as_str().map(str::to_owned)
         })
         .await

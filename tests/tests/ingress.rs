@@ -4,6 +4,7 @@ pub(crate) mod clients;
 mod events;
 mod openapi;
 mod origins;
+mod plans;
 mod refusals;
 mod rights;
 mod taking;
@@ -11,7 +12,7 @@ pub(crate) mod typescript;
 mod waiting;
 
 use postbound_target::signature::{SigningKey, sign};
-use postbound_tests::{Installation, LogEntry, Options, Process, Role, eventually, log_entries};
+use postbound_tests::{Installation, LogEntry, Options, Process, Role, log_entries};
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -56,12 +57,7 @@ impl<'a> Door<'a> {
 
     async fn open_with(installation: &'a Installation, settings: &[(&str, &str)]) -> Self {
         let process = installation.spawn(Role::Ingress, &["ingress"], settings);
-        let address = eventually("it says where it listens", SOON, async || {
-            let log = process.log();
-            let line = log.lines().find(|line| line.contains("ingress listening"))?;
-            serde_json::from_str::<Value>(line).ok()?["address"].as_str().map(str::to_owned)
-        })
-        .await;
+        let address = process.address("ingress listening").await;
         Self { installation, process, address }
     }
 

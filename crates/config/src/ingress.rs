@@ -31,6 +31,8 @@ pub struct Ingress {
     pub concurrency: usize,
     /// Days for which webhook ids and idempotency keys are remembered. Default 7.
     pub dedup_window_days: u32,
+    /// Days for which changes of users nobody knows are kept; then they are dropped, as they hold personal data. Default 30.
+    pub waiting_days: u32,
     /// Bearer tokens of those who may call `/v1` and the directory, by a name for the logs. Default: nobody may.
     pub tokens: BTreeMap<String, IngressToken>,
     /// Webhooks taken in, by name. Default: none.
@@ -51,6 +53,7 @@ impl Default for Ingress {
             request_timeout: Duration::from_secs(15),
             concurrency: 256,
             dedup_window_days: 7,
+            waiting_days: 30,
             tokens: BTreeMap::new(),
             sources: BTreeMap::new(),
             events: IngressEvents::default(),
@@ -90,6 +93,7 @@ impl Check<'_> {
         self.some_time(ingress.request_timeout, "ingress.request_timeout");
         self.some_count(ingress.concurrency, "ingress.concurrency");
         self.at_least_one(ingress.dedup_window_days, "ingress.dedup_window_days");
+        self.at_least_one(ingress.waiting_days, "ingress.waiting_days");
         if let Some(wait) = ingress.events.wait_max {
             self.require(
                 wait < ingress.request_timeout,

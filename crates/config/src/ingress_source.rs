@@ -127,7 +127,7 @@ impl Check<'_> {
         let plain = path.starts_with('/')
             && path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte));
         self.require(plain, &key("path"), "must begin with `/` and hold letters, digits and `/-_.~` only");
-        let ours = ["/v1/", "/api/users", "/api/sessions"];
+        let ours = ["/v1/", "/api/users", "/api/sessions", "/openapi.json"];
         let free = !ours.iter().any(|prefix| path.starts_with(prefix));
         self.require(free, &key("path"), "is the ingress' own; take one under /api/webhooks/");
         let inline = !source.signing_secrets.is_empty();

@@ -1,30 +1,15 @@
 //! The keys of webhook and workflow-trigger targets.
 
+use crate::{good, refusal};
+use postbound_config::{Action, Adapter, Target, Webhook, WorkflowTrigger};
 use std::collections::BTreeSet;
 
-use postbound_config::{Action, Adapter, Config, ConfigErrors, Target, Webhook, WorkflowTrigger};
-
-const BASE: &str = "
-[database]
-url = 'postgres://db'
-[broker]
-url = 'amqp://mq'
-";
-
-fn load(text: &str) -> Result<Config, ConfigErrors> {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("postbound.toml");
-    std::fs::write(&file, format!("{BASE}{text}")).unwrap();
-    Config::load(Some(&file), Vec::new())
-}
-
 fn target(text: &str) -> Target {
-    let config = load(&format!("[targets.x]\n{text}")).unwrap_or_else(|errors| panic!("{errors}"));
-    config.targets["x"].clone()
+    good(&format!("[targets.x]\n{text}"), &[]).targets["x"].clone()
 }
 
 fn check(text: &str, said: &str) {
-    let errors = load(&format!("[targets.x]\n{text}")).expect_err("this must be refused").to_string();
+    let errors = refusal(&format!("[targets.x]\n{text}"), &[]);
     assert!(errors.contains(said), "{errors}\n--- for:\n{text}");
 }
 
@@ -123,7 +108,7 @@ fn the_commented_targets_of_the_example_load() {
             )
         })
         .collect();
-    let config = load(&shown).unwrap_or_else(|errors| panic!("{errors}\n{shown}"));
+    let config = good(&shown, &[]);
     assert_eq!(
         config.targets["registration"],
         Target {

@@ -65,7 +65,9 @@ fn what_is_wrong_with_a_source_is_told_with_its_key() {
     check_refused("[ingress.sources.x]\nkind = \"clerk\"\nsigning_secrets = [\"hunter2\"]", &["whsec_"]);
     check_refused(&source("signing_secrets_file = \"/x\""), &["signing_secrets_file", "either"]);
     check_refused(&source("path = \"api/webhooks\""), &["ingress.sources.backend.path"]);
-    check_refused(&source("path = \"/v1/events\""), &["the ingress' own"]);
+    for path in ["/v1/events", "/api/users", "/api/sessions", "/openapi.json"] {
+        check_refused(&source(&format!("path = \"{path}\"")), &["the ingress' own"]);
+    }
     check_refused(&source("path = \"/api/{id}\""), &["ingress.sources.backend.path"]);
     check_refused(&source("tenant = \"a\"\ntenant_pointer = \"/data/b\""), &["tenant_pointer", "either"]);
     check_refused(&source("tenant_pointer = \"data\""), &["JSON pointer"]);

@@ -7,36 +7,31 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
-use postbound_http::ApiRouter;
+use postbound_http::{ApiRouter, ConnectionLimits};
 use postbound_telemetry::Component;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::Ingress;
 use crate::openapi;
 use crate::problem::Problem;
 use crate::upkeep::keep_up;
-use crate::{Ingress, IngressError};
+
+/// Time for an answer on its way out at the stop.
+const DRAIN_SLACK: Duration = Duration::from_secs(1);
 
 /// Serves until `stop` is cancelled, then finishes the requests it has.
-///
-/// # Errors
-/// When connections can no longer be accepted.
-pub async fn serve(
-    listener: TcpListener,
-    ingress: Arc<Ingress>,
-    health: Component,
-    stop: CancellationToken,
-) -> Result<(), IngressError> {
+pub async fn serve(listener: TcpListener, ingress: Arc<Ingress>, health: Component, stop: CancellationToken) {
     let keeping_up = tokio::spawn(keep_up(Arc::clone(&ingress), health, stop.clone()));
-    let served =
-        axum::serve(listener, router(&ingress)).with_graceful_shutdown(stop.clone().cancelled_owned()).await;
-    stop.cancel();
+    // What is answered late is answered by the gate.
+    let drain = ingress.settings.request_timeout + DRAIN_SLACK;
+    let limits = ConnectionLimits { drain, ..ConnectionLimits::default() };
+    postbound_http::serve(listener, router(&ingress), limits, stop).await;
     if let Err(error) = keeping_up.await {
         tracing::error!(%error, "ingress.upkeep.died");
     }
     ingress.pool.close().await;
-    Ok(served?)
 }
 
 /// All routes, and `GET /openapi.json` that tells them.

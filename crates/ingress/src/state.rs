@@ -58,7 +58,4 @@ pub enum IngressError {
         /// What is wrong with it.
         problem: String,
     },
-    /// Connections can no longer be accepted.
-    #[error("the listener failed: {0}")]
-    Listener(#[from] std::io::Error),
 }

@@ -1,5 +1,5 @@
-//! What runs beside the requests: changes that wait are tried again, what is no longer needed to tell repetitions is
-//! removed, and Postgres is asked for a sign of life.
+//! What runs beside the requests: changes that wait are tried again, and dropped when they are too old; what is no longer
+//! needed to tell repetitions is removed; and Postgres is asked for a sign of life.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::Ingress;
-use crate::webhooks::waiting;
+use crate::webhooks::{bounds, waiting};
 
 /// How often what waits is looked at.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
@@ -62,11 +62,7 @@ async fn turn<T>(work: impl Future<Output = T>) -> Option<T> {
 
 /// Not ready while Postgres cannot be used: a load balancer sends requests elsewhere.
 async fn watch(ingress: &Ingress, health: &Component) {
-    let count = sqlx::query_scalar::<_, i64>(
-        "-- inbound_waiting_total
-        select count(*) from postbound.inbound_waiting",
-    );
-    match tokio::time::timeout(PING_TIMEOUT, count.fetch_one(&ingress.pool)).await {
+    match tokio::time::timeout(PING_TIMEOUT, bounds::count(ingress)).await {
         Ok(Ok(waiting)) => {
             gauge!(names::INGRESS_WAITING).set(waiting as f64);
             health.ready();
@@ -77,6 +73,7 @@ async fn watch(ingress: &Ingress, health: &Component) {
 }
 
 async fn prune_old(ingress: &Ingress) -> Result<u64, sqlx::Error> {
+    bounds::drop_old(ingress).await?;
     let days = i32::try_from(ingress.settings.dedup_window_days).unwrap_or(i32::MAX);
     let statements = [
         "-- inbound_prune_messages

@@ -2,9 +2,10 @@
 //!
 //! The way of one: the raw body is read, its signature verified (`verify`), the source's rate counted, and only then is
 //! the body parsed (`inbound`). `take` does the rest in one transaction and is done when it is committed. What names a
-//! user that nobody knows yet is kept by it, and tried again by `waiting`. What fails verification leaves a metric and
-//! a log line, no row.
+//! user that nobody knows yet is kept by it, and tried again by `waiting` within `bounds`. What fails
+//! verification leaves a metric and a log line, no row.
 
+pub(crate) mod bounds;
 mod describe;
 mod inbound;
 mod source;

@@ -27,7 +27,6 @@ pub(crate) async fn run(common: &Common) -> Result<Exit, Exit> {
     // Requests are given the time they may take, and a little to be answered in.
     let deadline = config.ingress.request_timeout + Duration::from_secs(2);
     run_until_stopped(stop.clone(), deadline, serve(listener, Arc::new(ingress), component, stop.clone()))
-        .await?
-        .map_err(failed)?;
+        .await?;
     Ok(Exit::Done)
 }

@@ -27,7 +27,7 @@ pub struct Notice {
     pub user_id: Option<String>,
     /// When it happened.
     pub noted_at: OffsetDateTime,
-    /// Attempts begun, this one included.
+    /// Attempts that failed.
     pub attempts: i32,
     /// First failed attempt.
     pub first_failed_at: Option<OffsetDateTime>,
@@ -51,7 +51,7 @@ pub struct NoticeRow {
     /// When it happened.
     #[serde(with = "time::serde::rfc3339")]
     pub noted_at: OffsetDateTime,
-    /// Attempts begun.
+    /// Attempts that failed.
     pub attempts: i32,
     /// When it is told next.
     #[serde(with = "time::serde::rfc3339")]
@@ -103,7 +103,7 @@ impl Store {
         Ok(sqlx::query_as(
             "-- take_notices
             update postbound.notice as n
-            set attempts = n.attempts + 1, next_attempt_at = clock_timestamp() + $3 * interval '1 second'
+            set next_attempt_at = clock_timestamp() + $3 * interval '1 second'
             from (
                 select d.notice_id from postbound.notice as d
                 join postbound.target as t on t.name = d.target and t.retired_at is null and t.config_hash = $2
@@ -142,7 +142,7 @@ impl Store {
         sqlx::query(
             "-- notice_failed
             update postbound.notice
-            set reason = $2, first_failed_at = coalesce(first_failed_at, clock_timestamp()),
+            set attempts = attempts + 1, reason = $2, first_failed_at = coalesce(first_failed_at, clock_timestamp()),
                 next_attempt_at = clock_timestamp() + coalesce($3::float8, 0) * interval '1 second',
                 dead_at = case when $3::float8 is null then clock_timestamp() end
             where notice_id = $1",
@@ -150,6 +150,21 @@ impl Store {
         .bind(notice)
         .bind(reason)
         .bind(pause.map(|pause| pause.as_secs_f64()))
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Gives back notices that were taken and of which no attempt was begun: they are due at once.
+    ///
+    /// # Errors
+    /// When Postgres refuses; then they are due when the time they were taken for is over.
+    pub async fn give_back_notices(&self, notices: &[i64]) -> Result<(), StoreError> {
+        sqlx::query(
+            "-- give_back_notices
+            update postbound.notice set next_attempt_at = clock_timestamp() where notice_id = any($1)",
+        )
+        .bind(notices)
         .execute(&self.pool)
         .await?;
         Ok(())

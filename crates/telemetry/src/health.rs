@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 /// Whether a process makes progress, as the sum of its components.
 ///
@@ -130,8 +131,9 @@ impl Drop for Handle {
 }
 
 /// What a component is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = ComponentState)]
 pub enum State {
     /// Nothing was said yet.
     #[default]
@@ -156,7 +158,7 @@ impl State {
 }
 
 /// The answer of `/readyz`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct HealthReport {
     /// Whether there are components and each is ready or standing by.
     pub ready: bool,
@@ -165,7 +167,7 @@ pub struct HealthReport {
 }
 
 /// One component in a [`HealthReport`].
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ComponentReport {
     /// What it is doing.
     pub state: State,

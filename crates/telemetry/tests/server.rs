@@ -1,9 +1,10 @@
-//! The three routes over real HTTP.
+//! The routes over real HTTP.
 
 use std::net::SocketAddr;
 
 use metrics::{counter, gauge, histogram};
 use postbound_telemetry::{Health, Metrics, names, serve};
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -13,7 +14,7 @@ struct Served {
     address: SocketAddr,
     health: Health,
     stop: CancellationToken,
-    task: JoinHandle<std::io::Result<()>>,
+    task: JoinHandle<()>,
     client: reqwest::Client,
 }
 
@@ -70,6 +71,31 @@ async fn readiness_follows_the_components_and_liveness_does_not() {
 }
 
 #[tokio::test]
+async fn each_route_is_described_with_the_answers_it_gives() {
+    let served = Served::start().await;
+    let (status, document) = served.get("/openapi.json").await;
+    assert_eq!(status, 200);
+    let document: Value = serde_json::from_str(&document).unwrap();
+    let paths = document["paths"].as_object().unwrap();
+    assert_eq!(
+        paths.keys().collect::<Vec<_>>(),
+        ["/healthz", "/metrics", "/openapi.json", "/readyz"],
+        "{document:#}"
+    );
+    for (path, operations) in paths {
+        let (status, _) = served.get(path).await;
+        assert!(operations["get"]["responses"][status.to_string()].is_object(), "{path}: {status}");
+    }
+    let schemas = &document["components"]["schemas"];
+    let component = &schemas["HealthReport"]["properties"]["components"]["additionalProperties"]["$ref"];
+    assert_eq!(component, "#/components/schemas/ComponentReport");
+    let state = &schemas["ComponentReport"]["properties"]["state"]["$ref"];
+    assert_eq!(state, "#/components/schemas/ComponentState");
+    let states = ["starting", "ready", "standby", "not_ready", "stalled", "stopped"];
+    assert_eq!(schemas["ComponentState"]["enum"], json!(states), "{schemas:#}");
+}
+
+#[tokio::test]
 async fn metrics_have_help_types_and_real_buckets() {
     let served = Served::start().await;
     counter!(names::DELIVERIES, "target" => "crm", "outcome" => names::outcome::DELIVERED).increment(3);
@@ -99,6 +125,6 @@ async fn a_stop_ends_the_server_even_while_a_client_holds_on() {
     let mut holding = TcpStream::connect(served.address).await.unwrap();
     holding.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
     served.stop.cancel();
-    served.task.await.unwrap().unwrap();
+    served.task.await.unwrap();
     assert!(TcpStream::connect(served.address).await.is_err());
 }

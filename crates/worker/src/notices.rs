@@ -1,5 +1,5 @@
 use crate::{context::TargetContext, settings::RetrySchedule};
-use postbound_store::{Notice, NoticeBacklog, StoreError, Told, within};
+use postbound_store::{Notice, NoticeBacklog, Store, StoreError, Told, within};
 use postbound_target::{Failure, FailureClass};
 use postbound_telemetry::names;
 use std::{
@@ -52,22 +52,27 @@ async fn round(context: &Arc<TargetContext>, upkeep: &mut Upkeep) -> Result<(), 
         let due = within(STATEMENT_TIMEOUT, store.take_notices(name, config_hash, hold, TAKEN_MAX)).await?;
         let started = Instant::now();
         let is_last = due.len() < usize::try_from(TAKEN_MAX).unwrap_or(usize::MAX);
-        for notice in due {
-            // What cannot be begun in time is another's, or ours again, when the hold is over.
-            if started.elapsed() + context.plan.timeout + STATEMENT_TIMEOUT > hold {
-                return Ok(());
-            }
-            let Some(told) = context.notify(&to_tell(&notice)).await else { return Ok(()) };
+        for (place, notice) in due.iter().enumerate() {
+            // What cannot be begun while it is held from others is given back.
+            let is_in_time = started.elapsed() + context.plan.timeout + STATEMENT_TIMEOUT <= hold;
+            let told = if is_in_time { context.notify(&to_tell(notice)).await } else { None };
+            let Some(told) = told else { return give_back(store, &due[place..]).await };
             let told =
-                told.map_or_else(|failure| judge(&context.plan.retry, &notice, &failure), |()| Told::Taken);
+                told.map_or_else(|failure| judge(&context.plan.retry, notice, &failure), |()| Told::Taken);
             count(name, told);
-            say(context, &notice, told);
+            say(context, notice, told);
             within(STATEMENT_TIMEOUT, store.settle_notice(notice.notice_id, told)).await?;
         }
         if is_last {
             return Ok(());
         }
     }
+}
+
+/// The target has been closed meanwhile, or time is short.
+async fn give_back(store: &Store, notices: &[Notice]) -> Result<(), StoreError> {
+    let ids: Vec<i64> = notices.iter().map(|notice| notice.notice_id).collect();
+    within(STATEMENT_TIMEOUT, store.give_back_notices(&ids)).await
 }
 
 impl Upkeep {
@@ -109,7 +114,7 @@ fn to_tell(notice: &Notice) -> postbound_target::Notice {
 
 /// What a failure comes to. A target that fails as a whole uses nothing up but time.
 fn judge(retry: &RetrySchedule, notice: &Notice, failure: &Failure) -> Told {
-    let attempts = u32::try_from(notice.attempts).unwrap_or(u32::MAX);
+    let attempts = attempt(notice);
     let failing_for =
         notice.first_failed_at.map(|since| OffsetDateTime::now_utc() - since).unwrap_or_default();
     let is_refused = failure.class == FailureClass::Permanent && attempts >= retry.permanent_attempts;
@@ -119,6 +124,11 @@ fn judge(retry: &RetrySchedule, notice: &Notice, failure: &Failure) -> Told {
     let pause =
         failure.retry_after.unwrap_or_else(|| retry.parked_pause(failure.class, attempts, rand::random()));
     Told::Again(failure.reason, pause)
+}
+
+/// Which attempt this was, from 1.
+fn attempt(notice: &Notice) -> u32 {
+    u32::try_from(notice.attempts).unwrap_or(u32::MAX).saturating_add(1)
 }
 
 fn count(target: &str, told: Told) {
@@ -137,11 +147,11 @@ fn say(context: &TargetContext, notice: &Notice, told: Told) {
             tracing::debug!(target.name = %name, notice.kind = %kind, notice.id = id, "notice taken");
         }
         Told::Again(reason, pause) => tracing::warn!(
-            target.name = %name, notice.kind = %kind, notice.id = id, reason, attempt = notice.attempts,
+            target.name = %name, notice.kind = %kind, notice.id = id, reason, attempt = attempt(notice),
             retry_in_ms = pause.as_millis() as u64, "notice not taken; telling it again"
         ),
         Told::Dead(reason) => tracing::error!(
-            target.name = %name, notice.kind = %kind, notice.id = id, reason, attempts = notice.attempts,
+            target.name = %name, notice.kind = %kind, notice.id = id, reason, attempts = attempt(notice),
             "notice given up"
         ),
     }

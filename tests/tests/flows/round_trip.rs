@@ -7,6 +7,7 @@ use postbound_client::{Change, emit};
 use postbound_tests::{Role, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::Connection as _;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flow_4_a_change_in_the_backend_reaches_the_directory_and_every_other_target() {
@@ -117,4 +118,40 @@ async fn what_another_producer_has_just_written_is_what_a_change_is_merged_into(
     assert_eq!(status, 409, "{refusal}");
     let (status, refusal) = town.ask(Method::POST, "/api/sessions", &json!({"userId": "u-1"})).await;
     assert_eq!(status, 403, "{refusal}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delete_by_any_producer_ends_sessions_for_good_and_no_sign_in_slips_past_it() {
+    let town = Town::start(Habits::default()).await;
+    town.register("u-1", "Ada").await;
+    let sign_in = async |id: &str| {
+        town.ask(Method::POST, "/api/sessions", &json!({"userId": "u-1", "sessionId": id})).await
+    };
+    assert_eq!(sign_in("sess_1").await.0, 201);
+    let mut producer = town.installation.database.connect(Role::Producer).await;
+
+    // A sign-in that comes while the delete is not committed yet has to wait for it.
+    let mut deleting = producer.begin().await.unwrap();
+    emit(&mut deleting, &Change::deleted(TENANT, "u-1")).await.unwrap();
+    let committed = async {
+        let waiting = "select count(*) from pg_stat_activity
+                       where datname = current_database() and wait_event_type = 'Lock'";
+        town.until_one("the sign-in waits", waiting).await;
+        deleting.commit().await.unwrap();
+    };
+    let ((status, refusal), ()) = tokio::join!(sign_in("sess_2"), committed);
+    assert_eq!((status, &refusal["type"]), (403, &json!("/problems/user-deleted")), "{refusal}");
+
+    // Somebody else gets the id.
+    let state = json!({"email": "b@example.com", "displayName": "Brook"});
+    emit(&mut producer, &Change::created(TENANT, "u-1").data(&state).unwrap()).await.unwrap();
+    let (_, session) = town.ask(Method::GET, "/api/sessions/sess_1", &Value::Null).await;
+    assert_eq!(
+        (&session["active"], &session["endReason"]),
+        (&json!(false), &json!("user_deleted")),
+        "{session}"
+    );
+    assert_eq!(sign_in("sess_1").await.0, 403);
+    let (status, session) = sign_in("sess_3").await;
+    assert_eq!((status, &session["active"]), (201, &json!(true)), "{session}");
 }

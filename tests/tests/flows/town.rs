@@ -60,12 +60,7 @@ impl Town {
         }
         installation.apply_topology().await;
         let ingress = installation.spawn(Role::Ingress, &["ingress"], &[]);
-        let address = eventually("it says where it listens", SOON, async || {
-            let log = ingress.log();
-            let line = log.lines().find(|line| line.contains("ingress listening"))?;
-            serde_json::from_str::<Value>(line).ok()?["address"].as_str().map(str::to_owned)
-        })
-        .await;
+        let address = ingress.address("ingress listening").await;
         let notify = |path: &str, secret: &str| {
             let url = format!("http://{address}{path}");
             Some(NotifyConfig { url, secret: secret.to_owned(), echo: habits.echo })

@@ -65,6 +65,9 @@ async fn what_is_served_is_what_is_described() {
     let ingress = check("ingress", &url);
     ingress.await;
     drop(door);
+    let relay = installation.relay();
+    relay.until_ready("it is ready", |readiness| readiness.status == 200).await;
+    check("relay", &relay.telemetry_url().await).await;
     let notify = NotifyConfig { url: notify, secret: BACKEND.to_owned(), echo: false };
     for (name, receiver) in [("backend", &mut installation.backend), ("crm", &mut installation.crm)] {
         receiver

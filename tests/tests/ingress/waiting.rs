@@ -220,3 +220,59 @@ async fn an_erased_user_leaves_nothing_among_what_waits() {
         .unwrap();
     assert_eq!(left, ["fe-2"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_waited_for_too_long_is_dropped_and_counted() {
+    let installation = linked_installation().await;
+    let door = Door::open(&installation).await;
+    for id in ["fe-1", "fe-2"] {
+        door.backend(id, &change("user.updated", id, "Dr")).await;
+    }
+    drop(door);
+    sqlx::raw_sql(
+        "update postbound.inbound_waiting
+         set received_at = now() - case external_id when 'fe-1' then 31 else 29 end * interval '1 day'",
+    )
+    .execute(installation.database.superuser())
+    .await
+    .unwrap();
+    let door = Door::open(&installation).await;
+    eventually("it is counted", SOON, async || {
+        let labels = ["source=\"backend\"", "outcome=\"dropped\""];
+        (door.process.metric("postbound_ingress_webhooks_total", &labels).await == 1.0).then_some(())
+    })
+    .await;
+    let left: Vec<String> = sqlx::query_scalar("select external_id from postbound.inbound_waiting")
+        .fetch_all(installation.database.superuser())
+        .await
+        .unwrap();
+    assert_eq!(left, ["fe-2"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_for_which_too_much_waits_is_asked_to_come_again_until_there_is_room() {
+    let installation = linked_installation().await;
+    let door = Door::open(&installation).await;
+    let execute = async |statement: &'static str| {
+        sqlx::raw_sql(statement).execute(installation.database.superuser()).await.unwrap();
+    };
+    execute(
+        "insert into postbound.inbound_waiting
+             (source, message_id, target, system, external_id, body, reason, due_at)
+         select 'backend', 'old-' || n, 'crm', '', 'fe-' || n, '{}', 'not linked', 'infinity'
+         from generate_series(1, 100000) as n",
+    )
+    .await;
+    let until = async |expected: u16| {
+        let what = format!("it answers {expected}");
+        eventually(&what, SOON, async || {
+            let id = uuid::Uuid::new_v4().to_string();
+            let (status, _) = door.backend(&id, &change("user.updated", "fe-new", "Dr")).await;
+            (status == expected).then_some(())
+        })
+        .await;
+    };
+    until(503).await;
+    execute("delete from postbound.inbound_waiting where message_id like 'old-%'").await;
+    until(202).await;
+}

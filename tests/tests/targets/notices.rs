@@ -2,8 +2,9 @@
 
 use super::hook::{Hook, Request};
 use super::{HURRIED, SOON, Town};
+use postbound_store::Told;
 use postbound_target::signature::{HeaderNames, SigningKey, Verifier};
-use postbound_tests::{Role, eventually};
+use postbound_tests::{Installation, Options, Role, eventually};
 use serde_json::json;
 use time::OffsetDateTime;
 
@@ -127,4 +128,37 @@ async fn a_notice_that_is_refused_again_is_given_up_and_says_why_and_an_erasure_
     let erase = ["users", "erase", "t0", "u1", "--force", "--yes"];
     assert!(town.installation.run(Role::Operator, &erase).await.status.success());
     assert_eq!(town.ask("select count(*) from postbound.notice").await, "0");
+}
+
+#[tokio::test]
+async fn an_attempt_counts_when_it_has_failed_and_what_was_not_begun_is_due_at_once() {
+    let installation = Installation::start(Options::default()).await;
+    let superuser = installation.database.superuser();
+    sqlx::raw_sql(
+        "insert into postbound.notice (target, kind, data)
+         select 'crm', 'identity.linked', '{}' from generate_series(1, 2)",
+    )
+    .execute(superuser)
+    .await
+    .unwrap();
+    let hash: String = sqlx::query_scalar("select config_hash from postbound.target where name = 'crm'")
+        .fetch_one(superuser)
+        .await
+        .unwrap();
+    let store = installation.database.store(Role::Worker);
+    let take = async || store.take_notices("crm", &hash, SOON, 10).await.unwrap();
+    let attempts = async || -> Vec<i32> {
+        sqlx::query_scalar("select attempts from postbound.notice order by notice_id")
+            .fetch_all(superuser)
+            .await
+            .unwrap()
+    };
+    let taken = take().await;
+    assert_eq!((taken.len(), attempts().await), (2, vec![0, 0]));
+    assert!(take().await.is_empty(), "they are held");
+    let ids: Vec<i64> = taken.iter().map(|notice| notice.notice_id).collect();
+    store.settle_notice(ids[0], Told::Again("http_503", SOON)).await.unwrap();
+    store.give_back_notices(&ids[1..]).await.unwrap();
+    let again: Vec<i64> = take().await.iter().map(|notice| notice.notice_id).collect();
+    assert_eq!((again, attempts().await), (ids[1..].to_vec(), vec![1, 0]));
 }

@@ -8,6 +8,7 @@ use postbound_tests::{API_KEY, Installation, Options, Role, answers};
 use sample::Sample;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -185,6 +186,39 @@ async fn the_go_sample_answers_its_contract_right() {
         let args = ["--contract", "backend-sync", "--url", &url, credentials, key.to_str().unwrap()];
         assert_right(&check(&installation, &args).await, &[&ONE_BY_ONE[..], &["bad-key"]].concat());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workflow_is_started_when_told_to_and_has_to_run_once_however_often_it_is_triggered() {
+    let installation = installation(Options::default()).await;
+    let (url, key) = (installation.backend.base_url(), installation.path("key"));
+    let with_key = ["--api-key-file", key.to_str().unwrap()];
+    let args = [&["--contract", "workflow-trigger", "--url", &url][..], &with_key].concat();
+    let (code, why) = refused(&installation, &[&["receiver", "check"], &args[..]].concat()).await;
+    assert!(code == 2 && why.contains("--start-workflows"), "{why}");
+    let (code, report) = check(&installation, &[&args[..], &["--start-workflows"]].concat()).await;
+    assert_eq!((code, flaws(&report)), (0, [("clean-up", "skipped")].into()), "{report:#}");
+    assert_eq!(tried(&report), ["create", "duplicate", "return", "bad-key"]);
+    assert_eq!(report["leftBehind"].as_array().unwrap().len(), 1, "{report:#}");
+    let made = "select (select count(*) from receiver.frontend_users), (select count(*) from receiver.welcome_emails)";
+    let made: (i64, i64) = sqlx::query_as(made).fetch_one(installation.database.superuser()).await.unwrap();
+    assert_eq!(made, (1, 1));
+
+    // One that makes another user each time, and tells one id of two.
+    static RUNS: AtomicU64 = AtomicU64::new(0);
+    let hook = Hook::start(|_| {
+        let run = RUNS.fetch_add(1, Ordering::Relaxed);
+        json!({ "success": true, "frontendUserId": format!("f{run}") })
+    })
+    .await;
+    let args = ["--contract", "workflow-trigger", "--url", &hook.url(), "--start-workflows"];
+    let (code, report) = check(&installation, &args).await;
+    let expected = [("create", "weak"), ("duplicate", "wrong"), ("bad-key", "weak"), ("clean-up", "skipped")];
+    assert_eq!((code, flaws(&report)), (4, expected.into()), "{report:#}");
+    let why = finding(&report, "create")["why"].as_str().unwrap();
+    assert!(why.contains("no crmContactId"), "{why}");
+    let mend = finding(&report, "duplicate")["mend"].as_str().unwrap();
+    assert!(mend.contains("Idempotency-Key"), "{mend}");
 }
 
 /// An endpoint that answers the requests of a check by these statuses, in their order, and what is said of one of them.

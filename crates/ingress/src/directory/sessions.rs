@@ -112,7 +112,7 @@ async fn show(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let row = visible(&ingress, &named(id)?, &headers).await?;
-    // What another producer says of a user ends no session by itself.
+    // A deactivation by another producer ends no session by itself.
     let user = rows::user(&ingress.pool, &row.tenant_id, &row.user_id).await?;
     let may_act = user.is_some_and(|user| check_may_act(&user).is_ok());
     Ok(answer(StatusCode::OK, Session::of(row, may_act)))

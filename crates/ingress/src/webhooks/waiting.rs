@@ -13,8 +13,6 @@ use super::take::{Message, TakeError, Taken, apply_to, record};
 use super::whom::{Whom, lock_id, whom};
 use crate::Ingress;
 
-/// Changes kept per source. More are refused, and come again from their sender.
-const WAITING_MAX: i64 = 100_000;
 /// Ids tried in one go.
 const RETRY_BATCH: i64 = 100;
 /// Changes of one id that are applied in one transaction, and read at once.
@@ -32,15 +30,7 @@ pub(super) async fn keep(
     change: &InboundChange,
     reason: &str,
 ) -> Result<(), TakeError> {
-    let waiting: i64 = sqlx::query_scalar(
-        "-- inbound_waiting_count
-        select count(*) from (select from postbound.inbound_waiting where source = $1 limit $2) as w",
-    )
-    .bind(source.name())
-    .bind(WAITING_MAX)
-    .fetch_one(&mut *connection)
-    .await?;
-    if waiting >= WAITING_MAX {
+    if !source.lets_one_more_wait() {
         return Err(TakeError::Full);
     }
     sqlx::query(

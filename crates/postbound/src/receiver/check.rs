@@ -60,6 +60,9 @@ pub(crate) struct CheckArgs {
     /// Leave `version` and `deleted` out of crm-batch users, as `send_versions = false` does
     #[arg(long, conflicts_with = "target")]
     no_versions: bool,
+    /// Start the workflow for real: the check registers a user, who stays there and may be sent a welcome
+    #[arg(long)]
+    start_workflows: bool,
     /// Let a webhook be at an address that is not public
     #[arg(long, conflicts_with = "target")]
     allow_private_addresses: bool,
@@ -84,6 +87,8 @@ enum Contract {
     CrmBatch,
     /// One user a request, as a CloudEvent
     Webhook,
+    /// One registration a request, which starts a workflow
+    WorkflowTrigger,
 }
 
 /// What is tried, in this order.

@@ -4,7 +4,9 @@ use crate::{
     exit::{Exit, failed},
     roles, worker,
 };
-use postbound_config::{Adapter, BackendSync, CrmBatch, Retry, SecretSource, Target as Configured, Webhook};
+use postbound_config::{
+    Adapter, BackendSync, CrmBatch, Retry, SecretSource, Target as Configured, Webhook, WorkflowTrigger,
+};
 use postbound_event::Action;
 use postbound_target::{SecretFn, SecretsFn, TargetSettings};
 
@@ -25,8 +27,8 @@ pub(super) struct Endpoint {
     pub(super) guards_versions: bool,
     /// Whether requests tell versions at all.
     pub(super) tells_versions: bool,
-    /// Whether answers may tell an id of the user.
-    pub(super) tells_ids: bool,
+    /// Ids that answers may tell: systems of a workflow, by name; else one without a name, or none.
+    pub(super) ids: Vec<String>,
     target: Configured,
 }
 
@@ -41,9 +43,10 @@ impl Endpoint {
             Adapter::BackendSync(_) => Contract::BackendSync,
             Adapter::CrmBatch(_) => Contract::CrmBatch,
             Adapter::Webhook(_) => Contract::Webhook,
+            Adapter::WorkflowTrigger(_) if args.start_workflows => Contract::WorkflowTrigger,
             Adapter::WorkflowTrigger(_) => {
-                let why = format!("{} starts workflows, which a check would do for real", target.name);
-                return Err(Exit::Usage(why));
+                let why = "the check would start workflows for real; --start-workflows says that it may";
+                return Err(Exit::Usage(why.to_owned()));
             }
         };
         if !target.tenants.is_empty() && !target.tenants.contains(&args.tenant) {
@@ -57,10 +60,12 @@ impl Endpoint {
         }
         check_secrets(&target)?;
         let url = target.endpoint().map(|url| url.to_string()).unwrap_or_default();
-        let (tells_versions, tells_ids) = match &target.adapter {
-            Adapter::CrmBatch(crm) => (crm.send_versions, true),
-            Adapter::Webhook(webhook) => (true, webhook.external_id.is_some()),
-            Adapter::BackendSync(_) | Adapter::WorkflowTrigger(_) => (true, false),
+        let own_id = |is_told: bool| if is_told { vec![String::new()] } else { Vec::new() };
+        let (tells_versions, ids) = match &target.adapter {
+            Adapter::BackendSync(_) => (true, own_id(false)),
+            Adapter::CrmBatch(crm) => (crm.send_versions, own_id(true)),
+            Adapter::Webhook(webhook) => (true, own_id(webhook.external_id.is_some())),
+            Adapter::WorkflowTrigger(workflow) => (true, workflow.links.keys().cloned().collect()),
         };
         Ok(Self {
             contract,
@@ -70,7 +75,7 @@ impl Endpoint {
             retry: target.retry.clone(),
             guards_versions: target.guards_versions,
             tells_versions,
-            tells_ids,
+            ids,
             target,
         })
     }
@@ -139,7 +144,29 @@ fn given(args: &CheckArgs) -> Result<Configured, Exit> {
     if args.no_versions && contract != Contract::CrmBatch {
         return Err(Exit::Usage("--no-versions is for --contract crm-batch".to_owned()));
     }
-    let adapter = match contract {
+    if args.start_workflows && contract != Contract::WorkflowTrigger {
+        return Err(Exit::Usage("--start-workflows is for --contract workflow-trigger".to_owned()));
+    }
+    let mut target = Configured {
+        url: args.url.clone(),
+        api_key_file: args.api_key_file.clone(),
+        bearer_token_file: args.bearer_token_file.clone(),
+        signing_secrets_file: args.secret_file.clone(),
+        ca_file: args.ca_file.clone(),
+        ..Configured::new("receiver-check", adapter_of(contract, args))
+    };
+    if contract == Contract::WorkflowTrigger {
+        // As the configuration has it where it says nothing else.
+        target.actions = [postbound_config::Action::Created].into();
+        target.coalesce = false;
+    }
+    check_url(&target, args)?;
+    Ok(target)
+}
+
+/// The contract's adapter, with every default.
+fn adapter_of(contract: Contract, args: &CheckArgs) -> Adapter {
+    match contract {
         Contract::BackendSync => Adapter::BackendSync(BackendSync::default()),
         Contract::CrmBatch => {
             Adapter::CrmBatch(CrmBatch { send_versions: !args.no_versions, ..CrmBatch::default() })
@@ -153,17 +180,8 @@ fn given(args: &CheckArgs) -> Result<Configured, Exit> {
                 ..defaults
             })
         }
-    };
-    let target = Configured {
-        url: args.url.clone(),
-        api_key_file: args.api_key_file.clone(),
-        bearer_token_file: args.bearer_token_file.clone(),
-        signing_secrets_file: args.secret_file.clone(),
-        ca_file: args.ca_file.clone(),
-        ..Configured::new("receiver-check", adapter)
-    };
-    check_url(&target, args)?;
-    Ok(target)
+        Contract::WorkflowTrigger => Adapter::WorkflowTrigger(WorkflowTrigger::default()),
+    }
 }
 
 /// What the configuration would refuse of a URL, too.

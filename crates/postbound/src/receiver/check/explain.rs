@@ -8,17 +8,26 @@ use postbound_target::{Failure, FailureClass, Outcome};
 /// The answer as people read it.
 pub(super) fn answer(outcome: &Outcome, contract: Contract) -> String {
     match outcome {
-        Outcome::Delivered { external_id, .. } => {
+        Outcome::Delivered { .. } => {
             let success = match contract {
                 Contract::CrmBatch => "2xx, a good result",
-                Contract::BackendSync | Contract::Webhook => "2xx",
+                Contract::BackendSync | Contract::Webhook | Contract::WorkflowTrigger => "2xx",
             };
-            external_id.as_ref().map_or_else(|| success.to_owned(), |id| format!("{success}, id {id}"))
+            ids(outcome).map_or_else(|| success.to_owned(), |ids| format!("{success}, {ids}"))
         }
         Outcome::Stale { held_version: Some(held) } => format!("refused: it holds version {held}"),
         Outcome::Stale { held_version: None } => "refused: it holds a newer version".to_owned(),
         Outcome::Failed(failure) => refusal(failure),
     }
+}
+
+/// The ids that a success told.
+pub(super) fn ids(outcome: &Outcome) -> Option<String> {
+    let Outcome::Delivered { external_id, links } = outcome else { return None };
+    let own = external_id.iter().map(|id| format!("id {id}"));
+    let told: Vec<String> =
+        own.chain(links.iter().map(|link| format!("{} {}", link.system, link.id))).collect();
+    (!told.is_empty()).then(|| told.join(", "))
 }
 
 fn refusal(Failure { status, reason, detail, .. }: &Failure) -> String {
@@ -33,9 +42,13 @@ fn refusal(Failure { status, reason, detail, .. }: &Failure) -> String {
 /// What Postbound would do. `newest` is the newest version it wants there.
 pub(super) fn consequence(outcome: &Outcome, version: i64, newest: i64, retry: &Retry) -> String {
     match outcome {
-        Outcome::Delivered { external_id: None, .. } => "settles it as delivered".to_owned(),
-        Outcome::Delivered { external_id: Some(_), .. } => {
-            "settles it as delivered, and links the id to the user".to_owned()
+        Outcome::Delivered { external_id, links } => {
+            let what = match usize::from(external_id.is_some()) + links.len() {
+                0 => "",
+                1 => ", and links the id to the user",
+                _ => ", and links the ids to the user",
+            };
+            format!("settles it as delivered{what}")
         }
         Outcome::Stale { held_version } => {
             // As the worker has it: a version it was never to be told of means that both have parted ways.

@@ -45,8 +45,8 @@ pub(super) struct Judgement {
 pub(super) struct Memory {
     /// Newest version of the first user it took.
     pub(super) held: i64,
-    /// The id it told of that user.
-    pub(super) id: Option<String>,
+    /// The ids it told of that user, as people read them.
+    pub(super) ids: Option<String>,
 }
 
 /// A verdict with its reason and remedy, before answer and explanation are added.
@@ -127,7 +127,7 @@ impl Judgement {
 /// A request every receiver has to take.
 fn sound(check: Check, state: &Delivery, outcome: &Outcome, memory: &Memory, endpoint: &Endpoint) -> Opinion {
     match outcome {
-        Outcome::Delivered { external_id, .. } => told_id(check, external_id.as_deref(), memory, endpoint),
+        Outcome::Delivered { .. } => told_ids(check, outcome, memory, endpoint),
         Outcome::Stale { held_version: Some(held) } if *held == state.version => Opinion::remark(
             "it counts as superseded, which comes to the same; a 2xx would say so in fewer words",
         ),
@@ -172,26 +172,45 @@ fn expected(check: Check) -> &'static str {
     }
 }
 
-/// The id a success told, against the one before.
-fn told_id(check: Check, id: Option<&str>, memory: &Memory, endpoint: &Endpoint) -> Opinion {
-    // Whoever comes back may be a new record.
-    let is_the_same_user = matches!(check, Check::Duplicate | Check::Resend | Check::Update | Check::Delete);
-    match (id, memory.id.as_deref()) {
-        (None, _) if check == Check::Create && endpoint.tells_ids => Opinion::weak(
-            "it tells no id of the user, so none is linked, and nobody finds the user by it",
+/// The ids a success told, against those before.
+fn told_ids(check: Check, outcome: &Outcome, memory: &Memory, endpoint: &Endpoint) -> Opinion {
+    if let (Check::Create, Some(untold)) = (check, untold(outcome, endpoint)) {
+        return Opinion::weak(
+            format!("it tells no {untold} of the user, so none is linked, and nobody finds the user by it"),
             match endpoint.contract {
                 Contract::CrmBatch => "tell `crmUserId` in each result",
                 Contract::BackendSync | Contract::Webhook => "tell the id where --external-id points",
+                Contract::WorkflowTrigger => {
+                    "answer {\"success\": true, \"frontendUserId\": \"...\", \"crmContactId\": \"...\"}, or say in `links` \
+                     where the ids stand"
+                }
             },
-        ),
+        );
+    }
+    // Whoever comes back may be a new record.
+    let is_the_same_user = matches!(check, Check::Duplicate | Check::Resend | Check::Update | Check::Delete);
+    match (explain::ids(outcome), memory.ids.as_deref()) {
         (Some(now), Some(before)) if is_the_same_user && now != before => Opinion::wrong(
             format!(
-                "the user was {before} and is {now} now: there are two records, and one of them is left behind"
+                "the user had {before} and has {now} now: there are two records, and one of them is left behind"
             ),
-            "find users by tenant and `id`, which never change, not by their e-mail address",
+            mend::two_records(endpoint),
         ),
         _ => Opinion::RIGHT,
     }
+}
+
+/// Ids that a success should have told and did not.
+fn untold(outcome: &Outcome, endpoint: &Endpoint) -> Option<String> {
+    let Outcome::Delivered { external_id, links } = outcome else { return None };
+    let is_told = |system: &str| match system {
+        "" => external_id.is_some(),
+        named => links.iter().any(|link| &*link.system == named),
+    };
+    let untold: Vec<&str> =
+        endpoint.ids.iter().map(String::as_str).filter(|system| !is_told(system)).collect();
+    let named = untold.iter().map(|system| if system.is_empty() { "id" } else { *system });
+    (!untold.is_empty()).then(|| named.collect::<Vec<_>>().join(" and no "))
 }
 
 /// A state older than the one held.
@@ -222,6 +241,9 @@ fn older(check: Check, state: &Delivery, outcome: &Outcome, memory: &Memory, end
                 return Opinion::wrong(why, mend::stale(endpoint));
             }
             Opinion::weak(why, mend::stale(endpoint))
+        }
+        Outcome::Failed(failure) if failure.status.is_none() => {
+            Opinion::wrong("there was no answer to it", mend::unanswered(failure))
         }
         Outcome::Failed(failure) if failure.class == FailureClass::WholeTarget => {
             Opinion::wrong("an older state closes the target for everybody", mend::stale(endpoint))

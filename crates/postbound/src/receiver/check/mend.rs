@@ -34,6 +34,9 @@ pub(super) fn failure(failure: &Failure, check: Check, endpoint: &Endpoint) -> &
         ("bad_response", _) => {
             "answer JSON {\"success\": true, \"results\": [{\"userId\", \"status\", \"crmUserId\"}]}"
         }
+        ("success_false", _) if endpoint.contract == Contract::WorkflowTrigger => {
+            "see its log for why the workflow failed; with `success: false` it is triggered again"
+        }
         ("success_false", _) => {
             "say `success: true` when the request was worked through: results tell the rest"
         }
@@ -81,9 +84,22 @@ pub(super) fn stale(endpoint: &Endpoint) -> &'static str {
             "compare `version` with the one held, in the statement that writes; answer a result {status: \"failed\", \
              code: \"stale_version\", heldVersion: n} for an older one"
         }
-        Contract::BackendSync | Contract::Webhook => {
+        Contract::BackendSync | Contract::Webhook | Contract::WorkflowTrigger => {
             "compare the header postbound-user-version with the version held, in the statement that writes; answer \
              409 with {\"type\": \"/problems/stale-version\", \"heldVersion\": n} to an older one"
+        }
+    }
+}
+
+/// One user under two ids.
+pub(super) fn two_records(endpoint: &Endpoint) -> &'static str {
+    match endpoint.contract {
+        Contract::WorkflowTrigger => {
+            "remember the answer by Idempotency-Key, in the transaction that runs the workflow, and give it again: a \
+             trigger that is repeated has run"
+        }
+        Contract::BackendSync | Contract::CrmBatch | Contract::Webhook => {
+            "find users by tenant and `id`, which never change, not by their e-mail address"
         }
     }
 }

@@ -3,13 +3,14 @@
 use super::{
     Check, CheckArgs, Contract,
     endpoint::Endpoint,
+    explain,
     judge::{Memory, Verdict, judge},
     report::{Finding, Report, Sent},
     visit::Seen,
 };
 use crate::args::Common;
 use postbound_event::{Action, UserKey};
-use postbound_target::{Delivery, Failure, FailureClass, Outcome};
+use postbound_target::{Delivery, ExternalLink, Failure, FailureClass, Outcome};
 use serde_json::value::RawValue;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -20,6 +21,7 @@ fn endpoint(contract: Contract) -> Endpoint {
         contract: Some(contract),
         url: Some("https://crm.example/users".to_owned()),
         tenant: "t".to_owned(),
+        start_workflows: contract == Contract::WorkflowTrigger,
         ..CheckArgs::default()
     };
     Endpoint::of(&Common { config: None }, &args).unwrap()
@@ -92,6 +94,16 @@ fn an_answer_is_held_against_what_a_right_receiver_says() {
             Wrong,
             "but not as one",
         ),
+        (
+            Check::LateUpdate,
+            5,
+            [
+                shared(WholeTarget, "connection_refused", None),
+                shared(WholeTarget, "connection_refused", None),
+            ],
+            Wrong,
+            "no answer",
+        ),
         (Check::PartialFailure, 1, [of_result(Permanent, "result_refused"), good()], Right, ""),
         (Check::PartialFailure, 1, [bounded, good()], Weak, "tried again and again"),
         (Check::PartialFailure, 1, [halved(400), halved(400)], Weak, "refuses all"),
@@ -128,7 +140,7 @@ fn an_answer_is_held_against_what_a_right_receiver_says() {
         ),
     ];
     let endpoint = endpoint(Contract::CrmBatch);
-    let memory = Memory { held: 10, id: Some("c1".to_owned()) };
+    let memory = Memory { held: 10, ids: Some("id c1".to_owned()) };
     for (check, version, outcomes, verdict, said) in cases {
         let judged = judge(check, &states(version), &outcomes, &memory, &endpoint);
         let why = judged.why.clone().unwrap_or_default();
@@ -139,9 +151,40 @@ fn an_answer_is_held_against_what_a_right_receiver_says() {
 }
 
 #[test]
+fn a_workflow_is_to_tell_all_ids_and_the_same_when_it_is_triggered_again() {
+    use Verdict::{Right, Weak, Wrong};
+    let endpoint = endpoint(Contract::WorkflowTrigger);
+    let told = |ids: &[(&str, &str)]| Outcome::Delivered {
+        external_id: None,
+        links: ids
+            .iter()
+            .map(|(system, id)| ExternalLink { system: (*system).into(), id: (*id).to_owned() })
+            .collect(),
+    };
+    let both = || told(&[("crmContactId", "c1"), ("frontendUserId", "f1")]);
+    let memory = Memory { held: 1, ids: explain::ids(&both()) };
+    for (check, outcome, verdict, said) in [
+        (Check::Create, both(), Right, ""),
+        (Check::Create, told(&[("crmContactId", "c1")]), Weak, "no frontendUserId of the user"),
+        (Check::Create, told(&[]), Weak, "no crmContactId and no frontendUserId"),
+        (Check::Duplicate, both(), Right, ""),
+        (Check::Duplicate, told(&[("crmContactId", "c2"), ("frontendUserId", "f1")]), Wrong, "two records"),
+        (Check::Return, told(&[("crmContactId", "c2"), ("frontendUserId", "f2")]), Right, ""),
+    ] {
+        let judged = judge(check, &states(1)[..1], std::slice::from_ref(&outcome), &memory, &endpoint);
+        let why = judged.why.clone().unwrap_or_default();
+        assert_eq!(judged.verdict, verdict, "{check:?}: {outcome:?}: {why}");
+        assert!(why.contains(said) && (why.is_empty() == said.is_empty()), "{check:?}: {outcome:?}: {why}");
+    }
+    let judged = judge(Check::Create, &states(1)[..1], &[both()], &memory, &endpoint);
+    assert_eq!(judged.answer, "2xx, crmContactId c1, frontendUserId f1");
+    assert_eq!(judged.postbound, "settles it as delivered, and links the ids to the user");
+}
+
+#[test]
 fn a_target_said_to_guard_versions_must() {
     let mut endpoint = endpoint(Contract::BackendSync);
-    let memory = Memory { held: 10, id: None };
+    let memory = Memory { held: 10, ids: None };
     let mut verdict = |guards_versions| {
         endpoint.guards_versions = guards_versions;
         judge(Check::StaleVersion, &states(5)[..1], &[delivered("")], &memory, &endpoint).verdict
@@ -163,7 +206,7 @@ fn a_slow_answer_is_weak() {
 fn people_read_a_line_per_check_and_below_it_what_it_leads_to() {
     let endpoint = endpoint(Contract::BackendSync);
     let finding = |check, version, outcome| {
-        let memory = Memory { held: 10, id: None };
+        let memory = Memory { held: 10, ids: None };
         let judged = judge(check, &states(version)[..1], &[outcome], &memory, &endpoint);
         let sent = Sent { user: "u1".to_owned(), action: "updated", version };
         Finding::of(check, sent, Duration::from_millis(4), judged)

@@ -1,6 +1,7 @@
 use super::{
     Check, Contract,
     endpoint::Endpoint,
+    explain,
     judge::{Judgement, Memory, Verdict, judge},
     report::{Finding, Sent},
 };
@@ -83,6 +84,8 @@ impl<'e> Visit<'e> {
         if !self.ask(Check::Create, &created).await {
             let why = "a new user was not taken";
             self.findings.push(Finding::skipped(None, &format!("all other checks: {why}")));
+        } else if self.endpoint.contract == Contract::WorkflowTrigger {
+            self.trigger(&created).await?;
         } else {
             self.ask(Check::Duplicate, &created).await;
             let again: Vec<Delivery> =
@@ -94,6 +97,14 @@ impl<'e> Visit<'e> {
         }
         self.clean_up().await;
         Ok(Seen { findings: self.findings, held: self.held })
+    }
+
+    /// What a workflow hears of: a registration again, as after a lost answer, and one of a user who is back.
+    async fn trigger(&mut self, created: &[Delivery]) -> Result<(), Exit> {
+        self.ask(Check::Duplicate, created).await;
+        let request = self.request(SUBJECT, RETURNED, Action::Created);
+        self.ask(Check::Return, &request).await;
+        self.distrust().await
     }
 
     /// Newer and older states.
@@ -140,7 +151,9 @@ impl<'e> Visit<'e> {
 
     /// Asks with other credentials, or at another time.
     async fn ask_as(&mut self, check: Check, settings: TargetSettings) -> Result<(), Exit> {
-        let request = self.request(SUBJECT, UNTRUSTED, Action::Updated);
+        // Whoever hears of no updates would not be asked.
+        let action = if self.endpoint.wants(Action::Updated) { Action::Updated } else { Action::Created };
+        let request = self.request(SUBJECT, UNTRUSTED, action);
         let right = std::mem::replace(&mut self.target, Target::new(settings).map_err(failed)?);
         self.ask(check, &request).await;
         self.target = right;
@@ -232,12 +245,10 @@ impl<'e> Visit<'e> {
     fn remember(&mut self, state: &Delivery, outcome: &Outcome) {
         let user = state.key.user.clone();
         match outcome {
-            Outcome::Delivered { external_id, .. } => {
+            Outcome::Delivered { .. } => {
                 if user == self.user(SUBJECT) && state.version >= self.memory.held {
                     self.memory.held = state.version;
-                    if external_id.is_some() {
-                        self.memory.id.clone_from(external_id);
-                    }
+                    self.memory.ids = explain::ids(outcome).or(self.memory.ids.take());
                 }
                 self.held.insert(user, state.action != Action::Deleted);
             }
