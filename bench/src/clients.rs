@@ -1,5 +1,6 @@
 //! The clients of every scenario: they fill the outbox, or change users live, in closed and open loop.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -55,11 +56,11 @@ pub(crate) async fn create_plain_table(database_url: &str) -> Result<()> {
     Ok(owner.close().await?)
 }
 
-/// Puts one change of each of the first users into the outbox, a thousand a transaction, over a few connections.
-pub(crate) async fn fill(database_url: &str, count: u32, version: u32) -> Result<()> {
+/// Puts one change of each of these users into the outbox, a thousand a transaction, over a few connections.
+pub(crate) async fn fill(database_url: &str, users: Range<u32>, version: u32) -> Result<()> {
     const ROWS: u32 = 1000;
     const CONNECTIONS: u32 = 4;
-    let next = Arc::new(AtomicU32::new(0));
+    let next = Arc::new(AtomicU32::new(users.start));
     let mut fillers = JoinSet::new();
     for _ in 0..CONNECTIONS {
         let mut connection = PgConnection::connect(database_url).await?;
@@ -67,10 +68,10 @@ pub(crate) async fn fill(database_url: &str, count: u32, version: u32) -> Result
         fillers.spawn(async move {
             loop {
                 let first = next.fetch_add(ROWS, Ordering::Relaxed);
-                if first >= count {
+                if first >= users.end {
                     return anyhow::Ok(connection.close().await?);
                 }
-                let people = (first..count.min(first + ROWS)).map(Person);
+                let people = (first..users.end.min(first + ROWS)).map(Person);
                 emit_rows(&mut connection, people, version).await?;
             }
         });

@@ -104,6 +104,8 @@ async fn servers(options: &Options) -> Result<(Option<Services>, Endpoints)> {
         // No checkpoint but those the bench asks for between measurements.
         ("max_wal_size", "16GB"),
         ("checkpoint_timeout", "1h"),
+        // What a server of this size would be given; PostgreSQL starts with 128 MB.
+        ("shared_buffers", "2GB"),
         ("shared_preload_libraries", if options.statements { "pg_stat_statements" } else { "" }),
     ];
     let options = postbound_testbed::Options {

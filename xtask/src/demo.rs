@@ -11,7 +11,6 @@ mod crowd;
 mod flows;
 mod live;
 mod plan;
-mod process;
 mod settings;
 mod stage;
 mod tally;

@@ -43,7 +43,7 @@ pub(crate) async fn relay(site: &mut Site) -> Result<Vec<Row>> {
 
 async fn relaying(site: &mut Site, events: u32) -> Result<Half> {
     let mut installation = Installation::set_up(site, &TARGETS).await?;
-    fill(&installation.database_url, events, 1).await?;
+    fill(&installation.database_url, 0..events, 1).await?;
     site.checkpoint().await?;
     let before = site.usage([]);
     let begun = Instant::now();
@@ -92,7 +92,7 @@ pub(crate) async fn worker(site: &mut Site) -> Result<Vec<Row>> {
 
 async fn working(site: &mut Site, events: u32) -> Result<Drain> {
     let mut installation = Installation::set_up(site, &TARGETS).await?;
-    fill(&installation.database_url, events, 1).await?;
+    fill(&installation.database_url, 0..events, 1).await?;
     installation.start_relay().await?;
     installation.wait_for_published(f64::from(events), patience(events.into())).await?;
     installation.stop_relay().await?;

@@ -11,6 +11,8 @@ use crate::yardstick::BareLoop;
 
 /// Users of a full run.
 const USERS: u32 = 100_000;
+/// Users whose changes wait next to one another in the log.
+const CROWD: u32 = 1000;
 
 /// `backlog-1`
 pub(crate) async fn one_target(site: &mut Site) -> Result<Vec<Row>> {
@@ -76,8 +78,12 @@ pub(crate) async fn crm_batch(site: &mut Site) -> Result<Vec<Row>> {
 /// Fills the outbox, lets the workers wait for it, then starts the relay.
 async fn postbound(site: &mut Site, targets: &[Target], users: u32, changes: u32) -> Result<Drain> {
     let mut installation = Installation::set_up(site, targets).await?;
-    for version in 1..=changes {
-        fill(&installation.database_url, users, version).await?;
+    // Where users have several changes, a crowd's come one after the other: that is when they can be folded.
+    let crowd = if changes > 1 { CROWD } else { users };
+    for first in (0..users).step_by(crowd as usize) {
+        for version in 1..=changes {
+            fill(&installation.database_url, first..users.min(first + crowd), version).await?;
+        }
     }
     site.checkpoint().await?;
     installation.start_workers(site.options.workers).await?;

@@ -43,7 +43,7 @@ pub(crate) async fn run(site: &mut Site) -> Result<Vec<Row>> {
             let url = &installation.database_url;
             create_plain_table(url).await?;
             if matches!(users, Users::Hot) {
-                crate::clients::fill(url, HOT, 1).await?;
+                crate::clients::fill(url, 0..HOT, 1).await?;
             }
             let statements = match many {
                 1 => [EMIT, INSERT],

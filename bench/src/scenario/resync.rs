@@ -27,7 +27,7 @@ const RESYNC_MAX: Duration = Duration::from_secs(900);
 pub(crate) async fn run(site: &mut Site) -> Result<Vec<Row>> {
     let users = site.options.size.of(USERS);
     let mut installation = Installation::set_up(site, &TARGETS).await?;
-    fill(&installation.database_url, users, 1).await?;
+    fill(&installation.database_url, 0..users, 1).await?;
     site.checkpoint().await?;
     site.receiver.take().await?;
     installation.start_workers(site.options.workers).await?;

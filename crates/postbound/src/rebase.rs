@@ -4,7 +4,7 @@ use crate::{
     args::Common,
     confirm::confirm,
     exit::{Exit, failed},
-    operate::{self, Acting},
+    operate::{self, Terms},
     output::{print, print_json},
     roles, topology,
 };
@@ -28,17 +28,8 @@ pub(crate) struct RebaseArgs {
     /// Delete, at the targets, users of whom only the delivery ledger knows
     #[arg(long)]
     delete_lost: bool,
-    /// Only say what was found and what would be done
-    #[arg(long)]
-    dry_run: bool,
-    /// Do not ask
-    #[arg(long)]
-    yes: bool,
     #[command(flatten)]
-    acting: Acting,
-    /// As JSON
-    #[arg(long)]
-    json: bool,
+    terms: Terms,
 }
 
 /// What there is to do.
@@ -82,7 +73,7 @@ pub(crate) async fn run(common: &Common, args: &RebaseArgs) -> Result<Exit, Exit
     let link = roles::broker(&config)?.connect("postbound rebase").await.map_err(failed)?;
     let done = Rebase { config, store, link, args }.run().await;
     let report = done?;
-    match args.json {
+    match args.terms.json {
         true => print_json(&report)?,
         false => print(render(&report)),
     }
@@ -110,16 +101,16 @@ impl Rebase<'_> {
             _ => Mending::BeginHistory,
         };
         let mut report = self.plan(mending, found).await?;
-        if self.args.dry_run || mending == Mending::Nothing {
+        if self.args.terms.dry_run || mending == Mending::Nothing {
             return Ok(report);
         }
-        confirm(&self.question(&report), self.args.yes)?;
+        confirm(&self.question(&report), self.args.terms.yes)?;
         let broker_epoch = sides.broker.as_ref().map_or(0, |witness| witness.epoch);
         let epoch = sides.database.epoch.max(broker_epoch);
         match mending {
             Mending::Nothing => {}
             Mending::RepublishLog => {
-                let operation = self.args.acting.operation("rebase", json!({ "mending": mending }));
+                let operation = self.args.terms.acting.operation("rebase", json!({ "mending": mending }));
                 self.store.republish_log(epoch, &operation).await.map_err(failed)?;
             }
             Mending::BeginHistory => {
@@ -152,7 +143,7 @@ impl Rebase<'_> {
             targets.into_iter().map(|target| target.registration.name.clone()).collect()
         };
         Ok(Report {
-            dry_run: self.args.dry_run,
+            dry_run: self.args.terms.dry_run,
             mending,
             found,
             users,
@@ -192,7 +183,7 @@ impl Rebase<'_> {
             "mending": Mending::BeginHistory, "database": self.args.database, "delete_lost": options.delete_lost,
             "foreign_cursors": options.foreign_cursors, "version_floor": options.version_floor,
         });
-        let operation = self.args.acting.operation("rebase", asked);
+        let operation = self.args.terms.acting.operation("rebase", asked);
         let (rebased, jobs) = self.store.rebase(options, &operation).await.map_err(failed)?;
         postbound_failpoint::pass("rebase.committed");
         (report.rebased, report.jobs) = (Some(rebased), jobs);
@@ -266,7 +257,7 @@ fn render_mending(report: &Report) -> String {
                 done.parked_states, done.letters
             ));
             lines.extend(report.jobs.iter().map(|job| {
-                format!("job {}: {} users to {}; watch it with: postbound jobs status {} --watch", job.job_id, job.items, job.target, job.job_id)
+                format!("job {}: {} users to {}; {}", job.job_id, job.items, job.target, operate::how_to_watch(job))
             }));
         }
     }

@@ -1,9 +1,9 @@
-use crate::{job_page::JobMessage, slot::Refusal};
-use postbound_store::MarkedItem;
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
+use crate::{
+    flight::{Flight, Refusal},
+    job_page::JobMessage,
 };
+use postbound_store::MarkedItem;
+use std::collections::{BTreeMap, VecDeque};
 use tokio::time::Instant;
 
 /// The messages of one page on their way to RabbitMQ: at most one unconfirmed per partition, so that a refusal cannot
@@ -14,33 +14,21 @@ pub(crate) struct PageFlight {
     confirmed: Vec<MarkedItem>,
 }
 
+/// The messages of one partition.
 #[derive(Debug)]
 struct Line {
-    messages: VecDeque<JobMessage>,
-    front: Front,
-    refusal: Option<Refusal>,
-}
-
-/// What the first message of a line is doing.
-#[derive(Debug, Clone, Copy)]
-enum Front {
-    Due { refusals: u32 },
-    Unconfirmed { since: Instant, refusals: u32 },
-    Refused { until: Instant, refusals: u32 },
+    pending: VecDeque<JobMessage>,
+    flight: Flight<JobMessage>,
 }
 
 impl PageFlight {
     pub(crate) fn new(messages: Vec<JobMessage>) -> Self {
-        let mut flight = Self::default();
+        let mut page = Self::default();
         for message in messages {
-            let line = flight.lines.entry(message.partition).or_insert_with(|| Line {
-                messages: VecDeque::new(),
-                front: Front::Due { refusals: 0 },
-                refusal: None,
-            });
-            line.messages.push_back(message);
+            let empty = || Line { pending: VecDeque::new(), flight: Flight::new() };
+            page.lines.entry(message.partition).or_insert_with(empty).pending.push_back(message);
         }
-        flight
+        page
     }
 
     /// Every message is confirmed.
@@ -48,42 +36,30 @@ impl PageFlight {
         self.lines.is_empty()
     }
 
-    /// The messages to publish now; they count as published.
-    pub(crate) fn take_due(&mut self, now: Instant) -> Vec<&JobMessage> {
-        let mut due = Vec::new();
-        for line in self.lines.values_mut() {
-            let refusals = match line.front {
-                Front::Due { refusals } => refusals,
-                Front::Refused { until, refusals } if until <= now => refusals,
-                _ => continue,
-            };
-            line.front = Front::Unconfirmed { since: now, refusals };
-            due.extend(line.messages.front());
-        }
-        due
+    /// The messages to publish now; each counts as published once it is taken from the iterator.
+    pub(crate) fn take_due(&mut self, now: Instant) -> impl Iterator<Item = &JobMessage> {
+        self.lines.values_mut().filter_map(move |line| {
+            let Line { pending, flight } = line;
+            flight.take_due(now, || pending.pop_front())
+        })
     }
 
     /// A partition's message is in its queue. Gives how many items it held.
     pub(crate) fn confirmed(&mut self, partition: u16) -> usize {
         let Some(line) = self.lines.get_mut(&partition) else { return 0 };
-        let message = line.messages.pop_front();
-        (line.front, line.refusal) = (Front::Due { refusals: 0 }, None);
-        if line.messages.is_empty() {
+        let Some(message) = line.flight.confirmed() else { return 0 };
+        if line.pending.is_empty() {
             self.lines.remove(&partition);
         }
-        let items = message.map(|message| message.items).unwrap_or_default();
-        let count = items.len();
-        self.confirmed.extend(items);
+        let count = message.items.len();
+        self.confirmed.extend(message.items);
         count
     }
 
     /// A partition's message was refused or returned: the same one again, later each time.
     pub(crate) fn refused(&mut self, partition: u16, now: Instant, why: Refusal) {
-        let Some(line) = self.lines.get_mut(&partition) else { return };
-        if let Front::Unconfirmed { refusals, .. } = line.front {
-            let until = now + retry_pause(refusals);
-            line.front = Front::Refused { until, refusals: refusals + 1 };
-            line.refusal = Some(why);
+        if let Some(line) = self.lines.get_mut(&partition) {
+            line.flight.refused(now, why);
         }
     }
 
@@ -94,31 +70,21 @@ impl PageFlight {
 
     /// When a refused message is due again.
     pub(crate) fn retry_at(&self) -> Option<Instant> {
-        let times = self.lines.values().filter_map(|line| match line.front {
-            Front::Refused { until, .. } => Some(until),
-            _ => None,
-        });
-        times.min()
+        self.lines.values().filter_map(|line| line.flight.retry_at()).min()
     }
 
     /// Since when a message is out without a word from RabbitMQ.
     pub(crate) fn unconfirmed_since(&self) -> Option<Instant> {
-        let times = self.lines.values().filter_map(|line| match line.front {
-            Front::Unconfirmed { since, .. } => Some(since),
-            _ => None,
-        });
-        times.min()
+        self.lines.values().filter_map(|line| line.flight.unconfirmed_since()).min()
     }
 
     /// A partition whose message was not taken for this reason.
     pub(crate) fn refusing(&self, why: Refusal) -> Option<u16> {
-        self.lines.iter().find(|(_, line)| line.refusal == Some(why)).map(|(partition, _)| *partition)
+        self.lines
+            .iter()
+            .find(|(_, line)| line.flight.refusal() == Some(why))
+            .map(|(partition, _)| *partition)
     }
-}
-
-/// 50 ms, doubling, 2 s at most, as for live messages.
-fn retry_pause(refusals: u32) -> Duration {
-    Duration::from_millis(50 << refusals.min(6)).min(Duration::from_secs(2))
 }
 
 #[cfg(test)]
@@ -132,7 +98,7 @@ mod tests {
     }
 
     fn due(flight: &mut PageFlight, now: Instant) -> Vec<u8> {
-        flight.take_due(now).iter().map(|message| message.body[0]).collect()
+        flight.take_due(now).map(|message| message.body[0]).collect()
     }
 
     #[test]

@@ -1,10 +1,11 @@
 use crate::{
+    flight::Refusal,
     guard::Guard,
     job_flight::PageFlight,
     job_page::JobPage,
     job_progress::{Progress, Unsettled},
     settings::RelaySettings,
-    slot::{MessageLimits, Refusal},
+    slot::MessageLimits,
     supervise::Interrupted,
 };
 use postbound_broker::{Broker, Headers, Link, OutgoingMessage, Publisher, TargetNames, Verdict};

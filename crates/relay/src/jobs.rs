@@ -2,7 +2,7 @@ use crate::{
     guard::Guard,
     job_stream::{Ended, JobContext, run_jobs},
     settings::RelaySettings,
-    supervise::{HALTED, Interrupted},
+    supervise::{HALTED, Interrupted, RestartPauses},
 };
 use postbound_broker::Broker;
 use postbound_store::{Store, StoreError, within};
@@ -116,13 +116,13 @@ impl JobRunner {
 
 /// Runs a target's jobs over lost connections, until none is left or told to stop.
 async fn keep_running(mut context: JobContext, stop: CancellationToken) {
-    let mut pause = Duration::from_millis(100);
+    let mut pauses = RestartPauses::new();
     context.component.busy();
     while !stop.is_cancelled() {
         let started = Instant::now();
         match run_jobs(&mut context, &stop).await {
             Ok(Ended::Idle) => break,
-            Ok(Ended::Anew) => pause = Duration::from_millis(100),
+            Ok(Ended::Anew) => pauses = RestartPauses::new(),
             Err(Interrupted::Halted(_)) => {
                 context.component.idle();
                 context.component.not_ready(HALTED);
@@ -137,14 +137,10 @@ async fn keep_running(mut context: JobContext, stop: CancellationToken) {
             }
         }
         context.component.progress();
-        if started.elapsed() > Duration::from_secs(30) {
-            pause = Duration::from_millis(100);
-        }
         tokio::select! {
             () = stop.cancelled() => {}
-            () = sleep(pause) => {}
+            () = sleep(pauses.after(started.elapsed())) => {}
         }
-        pause = (pause * 2).min(Duration::from_secs(5));
     }
     context.component.remove();
 }

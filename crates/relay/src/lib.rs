@@ -16,6 +16,7 @@
 //! unconfirmed message, so that neither a crash nor a refusal can lose or reorder a user's changes.
 
 mod filter;
+mod flight;
 mod gauges;
 mod guard;
 mod job_flight;

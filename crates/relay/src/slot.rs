@@ -1,5 +1,6 @@
+use crate::flight::{Flight, Refusal};
 use postbound_event::BatchBuilder;
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -11,8 +12,8 @@ pub(crate) struct Ready {
     pub(crate) rendered: Vec<u8>,
 }
 
-/// A message that was published, or is to be published again, as it is.
-#[derive(Debug, Clone)]
+/// A batch of events on its way.
+#[derive(Debug)]
 pub(crate) struct Outgoing {
     pub(crate) body: Arc<[u8]>,
     pub(crate) events: usize,
@@ -20,32 +21,11 @@ pub(crate) struct Outgoing {
     first_logged_at: OffsetDateTime,
 }
 
-/// What a slot's message is doing.
-#[derive(Debug)]
-enum Flight {
-    /// No message is under way.
-    Idle,
-    /// Published, not yet confirmed, after so many refusals.
-    Unconfirmed { message: Outgoing, since: Instant, refusals: u32 },
-    /// Refused or returned: the same message goes out again at `at`.
-    Retry { message: Outgoing, at: Instant, refusals: u32 },
-}
-
 /// One partition of one target: at most one message under way, the rest gathers behind it.
 #[derive(Debug)]
 pub(crate) struct Slot {
     pending: VecDeque<Ready>,
-    flight: Flight,
-    refusal: Option<Refusal>,
-}
-
-/// Why RabbitMQ did not take a slot's message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// The queue is full, or unwell.
-    Full,
-    /// No queue is bound.
-    Unroutable,
+    flight: Flight<Outgoing>,
 }
 
 /// How much one message may hold.
@@ -57,7 +37,7 @@ pub(crate) struct MessageLimits {
 
 impl Slot {
     pub(crate) fn new() -> Self {
-        Self { pending: VecDeque::new(), flight: Flight::Idle, refusal: None }
+        Self { pending: VecDeque::new(), flight: Flight::new() }
     }
 
     pub(crate) fn push(&mut self, ready: Ready) {
@@ -66,100 +46,62 @@ impl Slot {
 
     /// Nothing waits and nothing is under way.
     pub(crate) fn is_empty(&self) -> bool {
-        self.pending.is_empty() && matches!(self.flight, Flight::Idle)
+        self.pending.is_empty() && self.flight.message().is_none()
     }
 
-    /// The message to publish now, if any: a due retry, else a batch of what waits. The slot takes it as published.
-    pub(crate) fn take_due(&mut self, now: Instant, limits: MessageLimits) -> Option<Outgoing> {
-        let (message, refusals) = match std::mem::replace(&mut self.flight, Flight::Idle) {
-            Flight::Idle => (self.gather(limits)?, 0),
-            Flight::Retry { message, at, refusals } if at <= now => (message, refusals),
-            waiting => {
-                self.flight = waiting;
-                return None;
-            }
-        };
-        self.flight = Flight::Unconfirmed { message: message.clone(), since: now, refusals };
-        Some(message)
-    }
-
-    fn gather(&mut self, limits: MessageLimits) -> Option<Outgoing> {
-        let first = self.pending.front()?;
-        let (first_log_id, first_logged_at) = (first.log_id, first.logged_at);
-        let mut batch = BatchBuilder::default();
-        while let Some(next) = self.pending.front() {
-            let full = batch.len() >= limits.events || batch.bytes() + next.rendered.len() + 1 > limits.bytes;
-            if full && !batch.is_empty() {
-                break;
-            }
-            batch.push(&next.rendered);
-            self.pending.pop_front();
-        }
-        let events = batch.len();
-        Some(Outgoing { body: batch.finish().into(), events, first_log_id, first_logged_at })
+    /// The message to publish now, if any: a due retry, else a batch of what waits. It counts as published.
+    pub(crate) fn take_due(&mut self, now: Instant, limits: MessageLimits) -> Option<&Outgoing> {
+        let Self { pending, flight } = self;
+        flight.take_due(now, || gather(pending, limits))
     }
 
     /// The message is in its queue. Gives how many events it held.
     pub(crate) fn confirmed(&mut self) -> usize {
-        self.refusal = None;
-        self.take_unconfirmed().map_or(0, |(message, _)| message.events)
+        self.flight.confirmed().map_or(0, |message| message.events)
     }
 
-    /// The message was refused or returned: the same one again, later each time.
+    /// See [`Flight::refused`].
     pub(crate) fn refused(&mut self, now: Instant, why: Refusal) {
-        self.refusal = Some(why);
-        if let Some((message, refusals)) = self.take_unconfirmed() {
-            let refusals = refusals + 1;
-            self.flight = Flight::Retry { message, at: now + retry_pause(refusals), refusals };
-        }
+        self.flight.refused(now, why);
     }
 
-    /// The message that is out, and how often it was refused before; None, and nothing changes, where none is out.
-    fn take_unconfirmed(&mut self) -> Option<(Outgoing, u32)> {
-        match std::mem::replace(&mut self.flight, Flight::Idle) {
-            Flight::Unconfirmed { message, refusals, .. } => Some((message, refusals)),
-            other => {
-                self.flight = other;
-                None
-            }
-        }
-    }
-
-    /// Why the last message was not taken, while it has not been since.
+    /// See [`Flight::refusal`].
     pub(crate) fn refusal(&self) -> Option<Refusal> {
-        self.refusal
+        self.flight.refusal()
     }
 
-    /// When the slot wants to publish again.
+    /// See [`Flight::retry_at`].
     pub(crate) fn retry_at(&self) -> Option<Instant> {
-        match self.flight {
-            Flight::Retry { at, .. } => Some(at),
-            _ => None,
-        }
+        self.flight.retry_at()
     }
 
-    /// Since when a message is out without a word from RabbitMQ.
+    /// See [`Flight::unconfirmed_since`].
     pub(crate) fn unconfirmed_since(&self) -> Option<Instant> {
-        match self.flight {
-            Flight::Unconfirmed { since, .. } => Some(since),
-            _ => None,
-        }
+        self.flight.unconfirmed_since()
     }
 
     /// The oldest event that is not confirmed.
     pub(crate) fn oldest(&self) -> Option<(i64, OffsetDateTime)> {
-        match &self.flight {
-            Flight::Idle => self.pending.front().map(|ready| (ready.log_id, ready.logged_at)),
-            Flight::Unconfirmed { message, .. } | Flight::Retry { message, .. } => {
-                Some((message.first_log_id, message.first_logged_at))
-            }
-        }
+        let out = self.flight.message().map(|message| (message.first_log_id, message.first_logged_at));
+        out.or_else(|| self.pending.front().map(|ready| (ready.log_id, ready.logged_at)))
     }
 }
 
-/// 50 ms, doubling, 2 s at most: a full queue is asked often enough to go on soon after there is room.
-fn retry_pause(refusals: u32) -> Duration {
-    Duration::from_millis(50 << refusals.saturating_sub(1).min(6)).min(Duration::from_secs(2))
+/// A message of what waits, in order, up to its limits.
+fn gather(pending: &mut VecDeque<Ready>, limits: MessageLimits) -> Option<Outgoing> {
+    let first = pending.front()?;
+    let (first_log_id, first_logged_at) = (first.log_id, first.logged_at);
+    let mut batch = BatchBuilder::default();
+    while let Some(next) = pending.front() {
+        let full = batch.len() >= limits.events || batch.bytes() + next.rendered.len() + 1 > limits.bytes;
+        if full && !batch.is_empty() {
+            break;
+        }
+        batch.push(&next.rendered);
+        pending.pop_front();
+    }
+    let events = batch.len();
+    Some(Outgoing { body: batch.finish().into(), events, first_log_id, first_logged_at })
 }
 
 #[cfg(test)]
@@ -206,14 +148,13 @@ mod tests {
     fn a_refused_message_goes_out_again_unchanged_before_anything_newer() {
         let now = Instant::now();
         let mut slot = slot(&[1, 1, 1, 1]);
-        let first = slot.take_due(now, LIMITS).unwrap();
-        slot.refused(now, Refusal::Full);
-        assert!(slot.take_due(now, LIMITS).is_none(), "it waits a little");
-        let again = slot.take_due(slot.retry_at().unwrap(), LIMITS).unwrap();
-        assert_eq!(again.body, first.body);
-        slot.refused(now, Refusal::Full);
-        let third = slot.take_due(slot.retry_at().unwrap(), LIMITS).unwrap();
-        assert_eq!(third.body, first.body);
+        let first = Arc::clone(&slot.take_due(now, LIMITS).unwrap().body);
+        for _ in 0..2 {
+            slot.refused(now, Refusal::Full);
+            assert!(slot.take_due(now, LIMITS).is_none(), "it waits a little");
+            let retry_at = slot.retry_at().unwrap();
+            assert_eq!(slot.take_due(retry_at, LIMITS).unwrap().body, first);
+        }
         assert_eq!(slot.oldest().unwrap().0, 1);
     }
 }

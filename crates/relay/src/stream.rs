@@ -1,11 +1,12 @@
 use crate::{
     filter::Filter,
+    flight::Refusal,
     gauges::StreamGauges,
     guard::Guard,
     last_states::{LastStates, ProjectionRounds},
     pulse::Pulse,
     settings::RelaySettings,
-    slot::{MessageLimits, Ready, Refusal, Slot},
+    slot::{MessageLimits, Ready, Slot},
     stream_health::StreamHealth,
     supervise::Interrupted,
     window::{Window, WindowReader},
@@ -220,7 +221,7 @@ impl Session {
                 content_type: BATCH_CONTENT_TYPE,
                 id: partition as u64,
                 headers: Headers::new(),
-                body: message.body,
+                body: Arc::clone(&message.body),
             });
             postbound_failpoint::pass("relay.published");
         }

@@ -1,4 +1,4 @@
-use crate::slot::{Refusal, Slot};
+use crate::{flight::Refusal, slot::Slot};
 use postbound_broker::TargetNames;
 use postbound_telemetry::Component;
 

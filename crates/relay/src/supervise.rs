@@ -11,6 +11,9 @@ use tokio_util::sync::CancellationToken;
 /// What a part says of itself while nothing is published.
 pub(crate) const HALTED: &str = "publishing is halted; relay.witness says why, and which command mends it";
 
+/// What has lasted so long did not fail again at once: the next pause is a short one.
+const LASTED: Duration = Duration::from_secs(30);
+
 /// Why a stream's session ended without being told to.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Interrupted {
@@ -38,6 +41,26 @@ pub(crate) enum Interrupted {
     Row { id: i64, why: String },
 }
 
+/// The pauses between the sessions of something that starts over whenever it is interrupted: 100 ms, doubling, 5 s at
+/// most.
+pub(crate) struct RestartPauses(Duration);
+
+impl RestartPauses {
+    pub(crate) fn new() -> Self {
+        Self(Duration::from_millis(100))
+    }
+
+    /// The pause after a session that lasted so long.
+    pub(crate) fn after(&mut self, lasted: Duration) -> Duration {
+        if lasted > LASTED {
+            *self = Self::new();
+        }
+        let pause = self.0;
+        self.0 = (pause * 2).min(Duration::from_secs(5));
+        pause
+    }
+}
+
 /// Keeps a target's stream going until told to stop: each session starts from what Postgres says.
 pub(crate) async fn keep_streaming(
     mut context: StreamContext,
@@ -47,7 +70,7 @@ pub(crate) async fn keep_streaming(
     // Kept over reconnects: a stream that cannot publish is not one without a lag.
     let gauges = Arc::new(StreamGauges::of(&target.registration.name));
     let names = TargetNames::new(target.registration.name.clone(), target.generation);
-    let mut pause = Duration::from_millis(100);
+    let mut pauses = RestartPauses::new();
     while !stop.is_cancelled() {
         let started = tokio::time::Instant::now();
         let session = run_session(
@@ -75,14 +98,23 @@ pub(crate) async fn keep_streaming(
                 context.component.not_ready(why.to_string());
             }
         }
-        if started.elapsed() > Duration::from_secs(30) {
-            pause = Duration::from_millis(100);
-        }
         tokio::select! {
             () = stop.cancelled() => break,
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(pauses.after(started.elapsed())) => {}
         }
-        pause = (pause * 2).min(Duration::from_secs(5));
     }
     context.component.remove();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_until_a_session_has_lasted() {
+        let mut pauses = RestartPauses::new();
+        let in_a_row: Vec<_> = (0..8).map(|_| pauses.after(Duration::ZERO).as_millis()).collect();
+        assert_eq!(in_a_row, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+        assert_eq!(pauses.after(2 * LASTED).as_millis(), 100);
+    }
 }

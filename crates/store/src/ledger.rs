@@ -132,7 +132,7 @@ impl Store {
     ///
     /// # Errors
     /// When Postgres cannot be asked.
-    pub async fn held(&self, pairs: &[(Arc<str>, UserKey)]) -> Result<Vec<HeldRow>, StoreError> {
+    pub async fn held(&self, pairs: &[(&str, &UserKey)]) -> Result<Vec<HeldRow>, StoreError> {
         let rows: Vec<HeldColumns> = sqlx::query_as(
             "-- held
             select u.place, coalesce(l.delivered_version, 0), coalesce(l.dead_version, 0), coalesce(l.present, false),
@@ -149,7 +149,7 @@ impl Store {
              and d.user_id = u.user_id collate \"C\"
             where l.user_id is not null or p.user_id is not null",
         )
-        .bind(pairs.iter().map(|(target, _)| &**target).collect::<Vec<_>>())
+        .bind(pairs.iter().map(|(target, _)| *target).collect::<Vec<_>>())
         .bind(pairs.iter().map(|(_, key)| key.tenant.as_str()).collect::<Vec<_>>())
         .bind(pairs.iter().map(|(_, key)| key.user.as_str()).collect::<Vec<_>>())
         .fetch_all(&self.pool)

@@ -13,6 +13,7 @@
 
 mod amqp;
 mod authority;
+mod child;
 mod endpoints;
 mod launch;
 mod management;
@@ -28,6 +29,7 @@ mod services;
 
 pub use amqp::QueueInfo;
 pub use authority::{Authority, Certificate, Subject};
+pub use child::ChildProcess;
 pub use endpoints::{ENDPOINTS_VARIABLE, Endpoints};
 pub use postgres::Postgres;
 pub use processes::MARK;

@@ -1,13 +1,15 @@
-use crate::{context::TargetContext, dead_letters::letter_body, partition::LinkWatch, retry::RestartPauses};
+use crate::{
+    context::TargetContext,
+    dead_letters::letter_body,
+    links::{LinkWatch, next_link},
+    retry::RestartPauses,
+};
 use futures_util::FutureExt as _;
 use postbound_broker::{BrokerError, Link, Message, PartitionConsumer};
 use postbound_event::decode_batch;
 use postbound_store::{Letter, LetterContent, StoreError, within};
 use postbound_telemetry::Component;
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{sync::Weak, time::Duration};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::Instant;
 
@@ -31,7 +33,7 @@ pub(crate) async fn keep_archiving(context: Weak<TargetContext>, mut links: Link
     let mut pauses = RestartPauses::new();
     component.standby("waiting for RabbitMQ");
     loop {
-        let Some(link) = next_link(&mut links, &context).await else { break };
+        let Some(link) = next_link(&mut links).await else { break };
         let started = Instant::now();
         match session(&link, &context, &component).await {
             Ok(()) => break,
@@ -43,18 +45,6 @@ pub(crate) async fn keep_archiving(context: Weak<TargetContext>, mut links: Link
         }
     }
     component.remove();
-}
-
-async fn next_link(links: &mut LinkWatch, context: &Weak<TargetContext>) -> Option<Arc<Link>> {
-    loop {
-        let link = links.borrow_and_update().clone();
-        if let Some(link) = link.filter(|link| link.is_up()) {
-            return Some(link);
-        }
-        if context.strong_count() == 0 || links.changed().await.is_err() {
-            return None;
-        }
-    }
 }
 
 /// Ok: the target is not worked for any more.

@@ -24,6 +24,11 @@ pub(crate) struct Batcher {
 /// One user's state on its way into a request.
 struct Entry {
     delivery: Delivery,
+    ticket: Ticket,
+}
+
+/// What its lane waits with.
+struct Ticket {
     backfill: bool,
     claim: Claim,
     reply: oneshot::Sender<Tried>,
@@ -79,7 +84,7 @@ impl Batcher {
     /// Sends a state with others of its tenant. None: it was withdrawn, or the worker ends.
     pub(crate) async fn send(&self, delivery: Delivery, backfill: bool, claim: Claim) -> Option<Tried> {
         let (reply, tried) = oneshot::channel();
-        self.entries.send(Entry { delivery, backfill, claim, reply }).await.ok()?;
+        self.entries.send(Entry { delivery, ticket: Ticket { backfill, claim, reply } }).await.ok()?;
         tried.await.ok()
     }
 }
@@ -102,7 +107,7 @@ struct Group {
 impl Entry {
     fn group_key(&self) -> GroupKey {
         let Delivery { key, full_sync, .. } = &self.delivery;
-        GroupKey { tenant: key.tenant.clone(), backfill: self.backfill, full_sync: *full_sync }
+        GroupKey { tenant: key.tenant.clone(), backfill: self.ticket.backfill, full_sync: *full_sync }
     }
 }
 
@@ -135,51 +140,52 @@ async fn gather(settings: BatchSettings, context: Weak<TargetContext>, mut queue
 
 /// Sends one request and hands each lane its outcome. A request that is refused whole for some user's sake is halved
 /// until that user stands alone: nobody's state is given up for a neighbour's.
-async fn request(context: Arc<TargetContext>, mut entries: Vec<Entry>) {
-    entries.retain(|entry| entry.claim.0.load(Ordering::Acquire) == WAITING && !entry.reply.is_closed());
-    let mut parts = vec![(entries, true)];
-    while let Some((mut entries, first)) = parts.pop() {
-        if entries.is_empty() {
-            continue;
-        }
-        let deliveries: Vec<_> = entries.iter().map(|entry| entry.delivery.clone()).collect();
+async fn request(context: Arc<TargetContext>, entries: Vec<Entry>) {
+    let waits = |Entry { ticket, .. }: &Entry| {
+        ticket.claim.0.load(Ordering::Acquire) == WAITING && !ticket.reply.is_closed()
+    };
+    let entries = entries.into_iter().filter(waits).map(|entry| (entry.delivery, entry.ticket));
+    let (deliveries, tickets): (Vec<Delivery>, Vec<Ticket>) = entries.unzip();
+    let mut parts = vec![(deliveries, tickets, true)];
+    while let Some((mut deliveries, mut tickets, first)) = parts.pop() {
         // A lane may have withdrawn, or gone with its lease, while the request waited its turn: asked at the last moment.
-        let wanted = |entry: &Entry| !entry.reply.is_closed() && (!first || entry.claim.send());
-        let claim_all = || entries.iter().all(wanted);
-        let backfill = entries.first().is_some_and(|entry| entry.backfill);
+        let wanted = |ticket: &Ticket| !ticket.reply.is_closed() && (!first || ticket.claim.send());
+        let claim_all = || tickets.iter().all(wanted);
+        let backfill = tickets.first().is_some_and(|ticket| ticket.backfill);
         let (outcomes, probe) = match context.send(&deliveries, backfill, claim_all).await {
             Sent::Outcomes { outcomes, probe } => (outcomes, probe),
             Sent::NotStarted => {
-                resend_unclaimed(&context, entries);
+                resend_unclaimed(&context, deliveries, tickets);
                 continue;
             }
             Sent::Held => {
-                for entry in entries {
-                    let _ = entry.reply.send(Tried::Held);
+                for ticket in tickets {
+                    let _ = ticket.reply.send(Tried::Held);
                 }
                 continue;
             }
         };
-        let refused_whole = entries.len() > 1
+        let refused_whole = tickets.len() > 1
             && outcomes.iter().all(|outcome| matches!(outcome, Outcome::Failed(failure) if failure.bisect));
         if refused_whole {
-            let rest = entries.split_off(entries.len() / 2);
-            parts.extend([(rest, false), (entries, false)]);
+            let half = tickets.len() / 2;
+            let rest = (deliveries.split_off(half), tickets.split_off(half), false);
+            parts.extend([rest, (deliveries, tickets, false)]);
             continue;
         }
-        for (entry, outcome) in entries.into_iter().zip(outcomes) {
-            let _ = entry.reply.send(Tried::Outcome { outcome, probe });
+        for (ticket, outcome) in tickets.into_iter().zip(outcomes) {
+            let _ = ticket.reply.send(Tried::Outcome { outcome, probe });
         }
     }
 }
 
 /// A lane withdrew while the request waited its turn: the others, some already claimed, go on without it.
-fn resend_unclaimed(context: &Arc<TargetContext>, entries: Vec<Entry>) {
-    let rest: Vec<_> = entries
-        .into_iter()
-        .filter(|entry| !entry.reply.is_closed() && entry.claim.0.load(Ordering::Acquire) != WITHDRAWN)
-        .inspect(|entry| entry.claim.reopen())
-        .collect();
+fn resend_unclaimed(context: &Arc<TargetContext>, deliveries: Vec<Delivery>, tickets: Vec<Ticket>) {
+    let entries = deliveries.into_iter().zip(tickets).map(|(delivery, ticket)| Entry { delivery, ticket });
+    let is_wanted = |Entry { ticket, .. }: &Entry| {
+        !ticket.reply.is_closed() && ticket.claim.0.load(Ordering::Acquire) != WITHDRAWN
+    };
+    let rest: Vec<_> = entries.filter(is_wanted).inspect(|entry| entry.ticket.claim.reopen()).collect();
     if !rest.is_empty() {
         tokio::spawn(request(Arc::clone(context), rest));
     }

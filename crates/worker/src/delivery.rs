@@ -1,31 +1,30 @@
+mod doubt;
+mod letter;
+mod stale;
+mod tries;
+
 use crate::{
     batch::{Claim, Tried},
     context::{Sent, TargetContext},
-    dead_letters::letter_body,
     identity::{is_registered, told_links},
     lane::{Next, held_back},
     news,
+    optional::pending_or,
     retry::{History, Verdict as Decision},
 };
-use postbound_broker::Headers;
-use postbound_event::{Event, UserKey};
+use postbound_event::{Action, Event, UserKey};
 use postbound_store::{
     Aftermath, Doubt, Held, ItemOutcome, NewLink, NextAttempt, ParkedSchedule, ParkedState, ParkingCause,
-    Settlement, StoreError, Unknown, Verdict, within,
+    Settlement, Unknown, Verdict, within,
 };
 use postbound_target::{Delivery, Failure, FailureClass, Outcome};
 use std::{sync::Arc, time::Duration};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
-
-/// Reason and class of a delivery whose target claims a version nobody has given.
-const DIVERGED: &str = "diverged";
+use tries::Tries;
 
 /// How long a question to Postgres about one delivery may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Failures of a user whose times are kept at most: enough to take back what can be counted within a breaker's window.
-const RECENT_MAX: usize = 16;
 
 /// A delivery that was begun and not settled: its events go back to the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +58,7 @@ pub(crate) async fn settle_echo(
     event: Event,
     held: Held,
 ) -> (UserKey, Result<Ended, Abandoned>) {
-    let present = event.action != postbound_event::Action::Deleted;
+    let present = event.action != Action::Deleted;
     // A request of unknown outcome may still put an older state over this one, too.
     let doubt = held.doubt_until.filter(|_| context.plan.has_doubts()).map(|_| {
         let newest = Event { resend: 1, ..event.clone() };
@@ -91,13 +90,6 @@ struct Delivering {
     tries: Tries,
 }
 
-async fn cancelled(token: Option<&CancellationToken>) {
-    match token {
-        Some(token) => token.cancelled().await,
-        None => std::future::pending().await,
-    }
-}
-
 /// Takes an entry back when its lane goes away.
 struct WithdrawOnDrop(Claim);
 
@@ -105,19 +97,6 @@ impl Drop for WithdrawOnDrop {
     fn drop(&mut self) {
         self.0.withdraw();
     }
-}
-
-/// Tries that failed for the user's own sake; those that a failing target is to blame for do not count.
-struct Tries {
-    attempts: u32,
-    repeats: u32,
-    first_at: Option<OffsetDateTime>,
-    last_at: Option<OffsetDateTime>,
-    unknown: Unknown,
-    /// When the last of them failed, as far back as a breaker that opens takes them back.
-    recent: Vec<OffsetDateTime>,
-    /// When the last try ended with an answer that speaks of the target as a whole.
-    blamed_target_at: Option<OffsetDateTime>,
 }
 
 impl Delivering {
@@ -201,7 +180,7 @@ impl Delivering {
                     false => sending.await,
                 },
                 // Once more, with the turn of a live change.
-                () = cancelled(hurry) => match claim.withdraw() {
+                () = pending_or(hurry.map(CancellationToken::cancelled)) => match claim.withdraw() {
                     true => continue,
                     false => sending.await,
                 },
@@ -279,49 +258,8 @@ impl Delivering {
         self.tries.count(self.context.last_success_at(), window);
     }
 
-    /// The target says that it holds a newer version. Below the newest it wants, that is so: a later delivery was
-    /// faster. At it, or with a version it was never to be told, target and source have parted ways.
-    async fn stale(self, held_version: Option<i64>) -> Result<Ended, Abandoned> {
-        let version = self.next.event.version;
-        let wanted = self.wanted_version(held_version).await.map_err(|error| {
-            tracing::warn!(error = %error, "newest wanted version not read");
-            Abandoned
-        })?;
-        let is_superseded = match held_version {
-            Some(held_version) => (version..=wanted).contains(&held_version),
-            None => version < wanted,
-        };
-        if !is_superseded {
-            let detail = match held_version {
-                Some(held) => {
-                    format!("the target says it holds version {held}; the newest for it is {wanted}")
-                }
-                None => {
-                    format!("the target says it holds a newer version than {version}, the newest for it")
-                }
-            };
-            return self.bury(&diverged(detail)).await;
-        }
-        let held = self.commit_delivered(Vec::new(), ItemOutcome::Superseded).await?;
-        self.context.counters.superseded.increment(1 + self.next.folded as u64);
-        tracing::info!(
-            target.name = %self.context.name, user.id = %self.next.event.key.user, user.version = version,
-            target.held_version = held_version, "target holds a newer state"
-        );
-        Ok(Ended::Settled(Box::new(self.next.event), held, ItemOutcome::Superseded))
-    }
-
-    async fn wanted_version(&self, held_version: Option<i64>) -> Result<i64, StoreError> {
-        let event = &self.next.event;
-        // That it holds what it is being sent says all there is to know.
-        if held_version == Some(event.version) {
-            return Ok(event.version);
-        }
-        within(ASK_TIMEOUT, self.context.store.wanted_version(&self.context.name, event)).await
-    }
-
     async fn commit_delivered(&self, links: Vec<NewLink>, outcome: ItemOutcome) -> Result<Held, Abandoned> {
-        let present = self.next.action != postbound_event::Action::Deleted;
+        let present = self.next.action != Action::Deleted;
         let doubt = self.doubt();
         let doubt_until = match &doubt {
             Some(Doubt::Raised { late: Some((after, _)), .. }) => {
@@ -333,27 +271,6 @@ impl Delivering {
         self.commit(Verdict::Delivered { present, links }, doubt, outcome).await?;
         let delivered_version = self.held.delivered_version.max(self.next.event.version);
         Ok(Held { delivered_version, present, parked: false, doubt_until, ..self.held })
-    }
-
-    /// What a success leaves of doubt, at a target that does not check versions itself: an older state may still be on
-    /// its way there in a request nobody knows the outcome of.
-    fn doubt(&self) -> Option<Doubt> {
-        if !self.context.plan.has_doubts() {
-            return None;
-        }
-        let event = &self.next.event;
-        let is_resend = event.resend > 0 && event.job.is_none();
-        let in_doubt = self.held.doubt_until.is_some();
-        let late =
-            late(event.version, self.tries.unknown, in_doubt, is_resend, self.context.plan.doubt_after);
-        match late {
-            None if is_resend => return Some(Doubt::Cleared { resend: event.resend }),
-            None => return None,
-            Some(_) => {}
-        }
-        let newest = Event { resend: event.resend + 1, job: None, ..event.clone() };
-        let state = Box::new(ParkedState { event: newest, send_as: Some(self.next.action) });
-        Some(Doubt::Raised { state, late })
     }
 
     fn history(&self) -> History {
@@ -427,67 +344,6 @@ impl Delivering {
         );
     }
 
-    /// Dead letter first, confirmed; then the ledger.
-    async fn bury(self, failure: &Failure) -> Result<Ended, Abandoned> {
-        let event = &self.next.event;
-        tracing::error!(
-            target.name = %self.context.name, user.id = %event.key.user, user.tenant = %event.key.tenant,
-            user.version = event.version, reason = failure.reason, http.status = failure.status,
-            attempts = self.tries.attempts, "user not synced; the change is in the dead-letter queue"
-        );
-        let headers = self.letter_headers(failure);
-        let letter = self.context.dead_letters.publish(&self.context.names, headers, letter_body(event));
-        tokio::select! {
-            published = letter => published.map_err(|_| Abandoned)?,
-            () = self.stop.cancelled() => return Err(Abandoned),
-        }
-        postbound_failpoint::pass("worker.letter_confirmed");
-        let outcome = ItemOutcome::Dead { reason: failure.reason };
-        let doubt = self.doubt_of_the_dead();
-        let doubt_until = match doubt {
-            Some(_) => Some(OffsetDateTime::now_utc() + self.context.plan.doubt_after),
-            None => self.held.doubt_until,
-        };
-        self.commit(Verdict::Dead { reason: failure.reason }, doubt, outcome).await?;
-        self.context.counters.dead.increment(1);
-        let dead_version = self.held.dead_version.max(event.version);
-        let held = Held { dead_version, parked: false, doubt_until, ..self.held };
-        Ok(Ended::Settled(Box::new(self.next.event), held, outcome))
-    }
-
-    /// What is dead may have been sent without anyone knowing the outcome, and be executed after what comes next. It is
-    /// never sent itself, as nothing older than itself is in doubt: whatever is newer finds the doubt and is sent again.
-    /// If there was an older doubt, that stays: what was delivered last is sent again, once the dead one is late no more.
-    fn doubt_of_the_dead(&self) -> Option<Doubt> {
-        if !self.context.plan.has_doubts() || self.tries.unknown.is_none() {
-            return None;
-        }
-        let event = &self.next.event;
-        let newest = Event { resend: event.resend + 1, job: None, ..event.clone() };
-        let state = Box::new(ParkedState { event: newest, send_as: Some(self.next.action) });
-        Some(Doubt::Raised { state, late: Some((self.context.plan.doubt_after, event.version)) })
-    }
-
-    /// Our own headers, since RabbitMQ 4.x does not keep `x-death` over a publish.
-    fn letter_headers(&self, failure: &Failure) -> Headers {
-        let event = &self.next.event;
-        let now = OffsetDateTime::now_utc();
-        let rfc3339 = |at: OffsetDateTime| at.format(&Rfc3339).unwrap_or_default();
-        vec![
-            ("postbound-target", self.context.name.to_string()),
-            ("postbound-event-id", event.id.to_string()),
-            ("postbound-replay", event.job.map_or(0, |part| part.job).to_string()),
-            ("postbound-reason", failure.reason.to_owned()),
-            ("postbound-class", letter_class(failure).to_owned()),
-            ("postbound-status", failure.status.map_or_else(String::new, |status| status.to_string())),
-            ("postbound-attempts", self.tries.attempts.to_string()),
-            ("postbound-detail", failure.detail.clone()),
-            ("postbound-unknown-outcome", (self.tries.unknown.newest == event.version).to_string()),
-            ("postbound-first-failed-at", rfc3339(self.tries.first_at.unwrap_or(now))),
-            ("postbound-last-failed-at", rfc3339(self.tries.last_at.unwrap_or(now))),
-        ]
-    }
-
     async fn commit(
         &self,
         verdict: Verdict,
@@ -507,129 +363,5 @@ impl Delivering {
             under: self.context.lease_of(&event.key),
         };
         self.context.ledger.settle(settlement).await.map_err(|_| Abandoned)
-    }
-}
-
-/// How long a request may take that could be executed over the version just delivered, and the oldest version it may
-/// carry; None: there is no such request. `in_doubt`: there was one before; `is_resend`: this delivery was the answer to it.
-fn late(
-    delivered: i64,
-    unknown: Unknown,
-    in_doubt: bool,
-    is_resend: bool,
-    after: Duration,
-) -> Option<(Duration, i64)> {
-    // Of newer ones their own delivery says.
-    let older = if unknown.oldest > delivered { 0 } else { unknown.oldest };
-    match (older, in_doubt) {
-        // The doubt there was is about something older, whatever is known of it by now, and as urgent as before.
-        (0, true) if !is_resend => Some((Duration::ZERO, 1)),
-        (0, _) => None,
-        (_, true) => Some((after, 1)),
-        (older, false) => Some((after, older)),
-    }
-}
-
-/// As operators search for it.
-fn letter_class(failure: &Failure) -> &'static str {
-    if failure.reason == DIVERGED { DIVERGED } else { failure.class.as_str() }
-}
-
-/// Target and source have parted ways: no retry mends that.
-fn diverged(detail: String) -> Failure {
-    Failure {
-        class: FailureClass::Permanent,
-        reason: DIVERGED,
-        status: None,
-        retry_after: None,
-        detail,
-        shared: false,
-        bisect: false,
-        bounded: false,
-    }
-}
-
-impl Tries {
-    fn of(next: &Next) -> Self {
-        let schedule = next.schedule.as_ref();
-        Self {
-            attempts: schedule.map_or(0, |schedule| schedule.attempts),
-            repeats: schedule.map_or(0, |schedule| schedule.repeats),
-            first_at: schedule.and_then(|schedule| schedule.first_failed_at),
-            last_at: schedule.and_then(|schedule| schedule.last_failed_at),
-            unknown: next.unknown,
-            recent: schedule.map_or_else(Vec::new, |schedule| schedule.recent_failures.clone()),
-            blamed_target_at: None,
-        }
-    }
-
-    /// Whether a refusal that should speak of the whole target is this user's alone: the target took others' states since
-    /// the last one. A firewall, for one, answers 403 to a content.
-    fn is_blamed_alone(&mut self, failure: &Failure, last_success_at: Option<OffsetDateTime>) -> bool {
-        let is_refusal = failure.class == FailureClass::WholeTarget
-            && failure.retry_after.is_none()
-            && failure.status.is_some_and(|status| status != 429);
-        if !is_refusal {
-            return false;
-        }
-        let before = self.blamed_target_at.replace(OffsetDateTime::now_utc());
-        before.is_some() && last_success_at > before
-    }
-
-    /// One more failed; the target last took somebody's state at `last_success_at`. What is older than `window` no breaker
-    /// takes back.
-    fn count(&mut self, last_success_at: Option<OffsetDateTime>, window: Duration) {
-        let others_succeeded = last_success_at > self.last_at;
-        self.repeats += u32::from(self.attempts == 0 || others_succeeded);
-        self.attempts += 1;
-        let now = OffsetDateTime::now_utc();
-        self.first_at.get_or_insert(now);
-        self.last_at = Some(now);
-        self.recent.push(now);
-        let kept = self.recent.len().saturating_sub(RECENT_MAX);
-        self.recent.drain(..kept);
-        self.recent.retain(|at| *at >= now - window);
-    }
-
-    /// A breaker opened at that time because most deliveries failed: those counted here within its window do not count.
-    fn refund(&mut self, opened_at: Option<OffsetDateTime>, window: Duration) {
-        let Some(opened_at) = opened_at else { return };
-        let is_within = |at: &&OffsetDateTime| **at <= opened_at && **at >= opened_at - window;
-        let refunded = u32::try_from(self.recent.iter().filter(is_within).count()).unwrap_or(u32::MAX);
-        self.recent.retain(|at| *at > opened_at);
-        self.attempts = self.attempts.saturating_sub(refunded);
-        self.repeats = self.repeats.saturating_sub(refunded);
-        if self.attempts == 0 {
-            self.first_at = None;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn doubt_is_about_the_oldest_version_on_its_way_and_about_any_where_there_was_doubt_before() {
-        const AFTER: Duration = Duration::from_secs(9);
-        let check = |what: &str, (oldest, newest), in_doubt, is_resend, expected| {
-            let late = late(2, Unknown { oldest, newest }, in_doubt, is_resend, AFTER);
-            assert_eq!(late, expected, "{what}");
-        };
-        check("none is on its way", (0, 0), false, false, None);
-        check("an older doubt stays, and when it is due", (0, 0), true, false, Some((Duration::ZERO, 1)));
-        check("what the doubt asked for", (0, 0), true, true, None);
-        check("an older one, and itself", (1, 2), false, false, Some((AFTER, 1)));
-        check("only itself", (2, 2), false, false, Some((AFTER, 2)));
-        check("only itself, while there is an older doubt", (2, 2), true, false, Some((AFTER, 1)));
-        check("what the doubt asked for ended unknown itself", (2, 2), true, true, Some((AFTER, 1)));
-        check("only newer ones", (3, 3), false, false, None);
-        check(
-            "only newer ones, while there is an older doubt",
-            (3, 3),
-            true,
-            false,
-            Some((Duration::ZERO, 1)),
-        );
     }
 }

@@ -1,4 +1,4 @@
-use crate::{context::TargetContext, partition::LinkWatch};
+use crate::{context::TargetContext, links::LinkWatch};
 use postbound_broker::{Link, QueueState};
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, time::sleep};

@@ -17,12 +17,15 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// target is dead every change to it is one: written one by one they would share the disk with the ledger of those that
 /// live.
 const PARKINGS_GATHERED: Duration = Duration::from_millis(100);
+/// How long the settlements of one transaction are gathered. A delivery has happened by then, and only its own user's next
+/// waits for it; each commit holds up those of the producers and of the broker on the same disk.
+const SETTLEMENTS_GATHERED: Duration = Duration::from_millis(3);
 /// Waiting calls at most; more wait at the door.
 const QUEUE: usize = 4096;
 
 /// The ledger, as lanes use it: reads and writes of all lanes of the worker, gathered into one statement each.
 ///
-/// While one statement is under way the next gathers, so a lone call waits for nobody and a crowd shares the cost.
+/// While one statement is under way the next gathers, so that a crowd shares the cost.
 #[derive(Clone)]
 pub(crate) struct Ledger {
     reads: mpsc::Sender<Read>,
@@ -39,7 +42,7 @@ pub(crate) struct LedgerGone;
 struct Read {
     target: Arc<str>,
     users: Vec<UserKey>,
-    reply: oneshot::Sender<Vec<Held>>,
+    reply: oneshot::Sender<HashMap<UserKey, Held>>,
 }
 
 struct Write {
@@ -64,8 +67,12 @@ impl Ledger {
         Self { reads, writes, parkings, store }
     }
 
-    /// What a target holds of users, in their order.
-    pub(crate) async fn held(&self, target: &Arc<str>, users: Vec<UserKey>) -> Result<Vec<Held>, LedgerGone> {
+    /// What a target holds of users, of each of them.
+    pub(crate) async fn held(
+        &self,
+        target: &Arc<str>,
+        users: Vec<UserKey>,
+    ) -> Result<HashMap<UserKey, Held>, LedgerGone> {
         let (reply, answer) = oneshot::channel();
         self.reads.send(Read { target: Arc::clone(target), users, reply }).await.map_err(|_| LedgerGone)?;
         answer.await.map_err(|_| LedgerGone)
@@ -77,9 +84,7 @@ impl Ledger {
         self.writes.send(Write { settlement, reply }).await.map_err(|_| LedgerGone)?;
         answer.await.map_err(|_| LedgerGone)
     }
-}
 
-impl Ledger {
     /// Parks a user; Ok: it is committed, and these are the states that wait. Err as in [`Ledger::settle`].
     pub(crate) async fn park(&self, parking: Parking) -> Result<Vec<ParkedState>, LedgerGone> {
         let (reply, answer) = oneshot::channel();
@@ -123,22 +128,23 @@ impl Ledger {
 async fn serve_reads(store: Store, mut queue: mpsc::Receiver<Read>, batch_max: usize) {
     let mut batch = Vec::with_capacity(batch_max);
     while queue.recv_many(&mut batch, batch_max).await > 0 {
-        let pairs: Vec<_> = batch
-            .iter()
-            .flat_map(|read| read.users.iter().map(|key| (Arc::clone(&read.target), key.clone())))
-            .collect();
-        let Some(rows) = persist("ledger not read", || store.held(&pairs)).await else {
+        let pairs: Vec<(&str, &UserKey)> =
+            batch.iter().flat_map(|read| read.users.iter().map(|key| (&*read.target, key))).collect();
+        let rows = persist("ledger not read", || store.held(&pairs)).await;
+        let mut held = vec![Held::default(); pairs.len()];
+        let Some(rows) = rows else {
             batch.clear();
             continue;
         };
-        let mut held = vec![Held::default(); pairs.len()];
         for row in rows {
-            held[row.index] = row.held;
+            if let Some(place) = held.get_mut(row.index) {
+                *place = row.held;
+            }
         }
         let mut held = held.into_iter();
-        for read in batch.drain(..) {
+        for Read { users, reply, .. } in batch.drain(..) {
             // Whoever asked may have gone.
-            let _ = read.reply.send(held.by_ref().take(read.users.len()).collect());
+            let _ = reply.send(users.into_iter().zip(held.by_ref()).collect());
         }
     }
 }
@@ -147,7 +153,7 @@ async fn serve_writes(store: Store, mut queue: mpsc::Receiver<Write>, batch_max:
     let commit_seconds: Histogram = metrics::histogram!(names::LEDGER_COMMIT);
     let batch_size: Histogram = metrics::histogram!(names::LEDGER_BATCH_SIZE);
     let mut batch = Vec::with_capacity(batch_max);
-    while queue.recv_many(&mut batch, batch_max).await > 0 {
+    while gather(&mut queue, &mut batch, batch_max, SETTLEMENTS_GATHERED).await {
         // Whoever is gone has lost the lease, and may have it again by now, for others.
         batch.retain(|write| write.settlement.under.is_none() || !write.reply.is_closed());
         let mut rounds = rounds(batch.drain(..), |write| (&write.settlement.target, &write.settlement.key));
@@ -173,7 +179,7 @@ async fn serve_writes(store: Store, mut queue: mpsc::Receiver<Write>, batch_max:
 
 async fn serve_parkings(store: Store, mut queue: mpsc::Receiver<Parked>, batch_max: usize) {
     let mut batch = Vec::with_capacity(batch_max);
-    while gather(&mut queue, &mut batch, batch_max).await {
+    while gather(&mut queue, &mut batch, batch_max, PARKINGS_GATHERED).await {
         batch.retain(|parked| parked.parking.under.is_none() || !parked.reply.is_closed());
         let mut rounds = rounds(batch.drain(..), |parked| (&parked.parking.target, &parked.parking.key));
         while let Some(round) = rounds.pop() {
@@ -193,12 +199,17 @@ async fn serve_parkings(store: Store, mut queue: mpsc::Receiver<Parked>, batch_m
     }
 }
 
-/// What comes within [`PARKINGS_GATHERED`] of the first, or `batch_max` sooner. False: nobody is left to ask.
-async fn gather(queue: &mut mpsc::Receiver<Parked>, batch: &mut Vec<Parked>, batch_max: usize) -> bool {
+/// What comes within so long of the first, or `batch_max` sooner. False: nobody is left to ask.
+async fn gather<T>(
+    queue: &mut mpsc::Receiver<T>,
+    batch: &mut Vec<T>,
+    batch_max: usize,
+    within: Duration,
+) -> bool {
     if queue.recv_many(batch, batch_max).await == 0 {
         return false;
     }
-    let until = Instant::now() + PARKINGS_GATHERED;
+    let until = Instant::now() + within;
     while batch.len() < batch_max {
         let room = batch_max - batch.len();
         match tokio::time::timeout_at(until, queue.recv_many(batch, room)).await {

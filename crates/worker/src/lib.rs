@@ -30,6 +30,7 @@ mod ledger;
 mod links;
 mod news;
 mod notices;
+mod optional;
 mod pace;
 mod partition;
 mod rate;

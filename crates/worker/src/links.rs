@@ -1,7 +1,10 @@
-use crate::{partition::LinkWatch, retry::reconnect_pauses};
-use postbound_broker::Broker;
+use crate::retry::reconnect_pauses;
+use postbound_broker::{Broker, Link};
 use std::sync::Arc;
 use tokio::sync::watch;
+
+/// The target's connection: None while there is none.
+pub(crate) type LinkWatch = watch::Receiver<Option<Arc<Link>>>;
 
 /// Keeps a target's connection to RabbitMQ, for all its partitions. Ends with the last watcher.
 pub(crate) fn keep_connected(broker: Broker, name: String) -> LinkWatch {
@@ -30,4 +33,10 @@ pub(crate) fn keep_connected(broker: Broker, name: String) -> LinkWatch {
         }
     });
     receiver
+}
+
+/// The connection, as soon as there is one; None: there will be none, the worker ends.
+pub(crate) async fn next_link(links: &mut LinkWatch) -> Option<Arc<Link>> {
+    let is_up = |link: &Option<Arc<Link>>| link.as_ref().is_some_and(|link| link.is_up());
+    links.wait_for(is_up).await.ok()?.clone()
 }

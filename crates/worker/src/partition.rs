@@ -1,9 +1,13 @@
+mod consumers;
+mod entering;
 mod intake;
 mod session;
+mod work;
 
 use crate::{
     context::TargetContext,
     ledger::LedgerGone,
+    links::{LinkWatch, next_link},
     retry::{RestartPauses, reconnect_pauses},
 };
 use postbound_broker::{BrokerError, Link, PartitionConsumer};
@@ -11,16 +15,13 @@ use postbound_store::within;
 use postbound_telemetry::Component;
 use session::Session;
 use std::{sync::Arc, time::Duration};
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Messages of jobs taken ahead: enough to keep their lanes busy, and little to hold when live ones come.
 const BACKFILL_PREFETCH: u16 = 4;
 /// How long the statement for parked users of the last owner may take.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The target's connection: None while there is none.
-pub(crate) type LinkWatch = watch::Receiver<Option<Arc<Link>>>;
 
 /// Works on one partition of one target while the worker owns it.
 pub(crate) struct Partition {
@@ -55,7 +56,7 @@ impl Partition {
         let drain = self.drain.clone();
         loop {
             let link = tokio::select! {
-                link = next_link(&mut self.links) => link,
+                Some(link) = next_link(&mut self.links) => link,
                 () = drain.cancelled() => break,
             };
             let started = Instant::now();
@@ -122,19 +123,5 @@ impl Partition {
             }
         }
         Ok(())
-    }
-}
-
-/// The connection, as soon as there is one.
-async fn next_link(links: &mut LinkWatch) -> Arc<Link> {
-    loop {
-        let link = links.borrow_and_update().clone();
-        if let Some(link) = link.filter(|link| link.is_up()) {
-            return link;
-        }
-        if links.changed().await.is_err() {
-            // The worker ends.
-            return std::future::pending().await;
-        }
     }
 }

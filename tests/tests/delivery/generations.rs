@@ -19,14 +19,6 @@ async fn repartition(installation: &Installation, partitions: u16) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-async fn until_drained(installation: &Installation) {
-    let store = installation.store();
-    eventually("the generation before is drained", SOON, async || {
-        store.draining_targets().await.unwrap().is_empty().then_some(())
-    })
-    .await;
-}
-
 /// Partitions per target that have an owner.
 async fn owned(installation: &Installation, target: &str) -> usize {
     let owners = installation.store().partition_owners().await.unwrap();
@@ -44,7 +36,7 @@ async fn partitions_change_under_a_live_stream_and_every_event_arrives_in_order(
         let said = repartition(&installation, partitions).await;
         assert!(said.contains(&format!("to {partitions} partitions")), "{said}");
         emit(&installation, "user", 50, "updated").await;
-        until_drained(&installation).await;
+        installation.until_drained().await;
         for target in ["backend", "crm"] {
             eventually("the new partitions have owners", SOON, async || {
                 (owned(&installation, target).await == usize::from(partitions)).then_some(())
@@ -124,7 +116,7 @@ async fn what_is_in_the_old_queues_is_delivered_before_anything_in_the_new_ones(
     .await
     .unwrap();
     assert!(mixed.is_empty(), "delivered while the old queues were not empty: {mixed:?}");
-    until_drained(&installation).await;
+    installation.until_drained().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -147,7 +139,7 @@ async fn a_relay_frozen_while_the_partitions_change_leaves_nothing_behind_that_i
     let left = targets.len() < 2 || targets.iter().any(|target| target.relay_moved_on);
     assert!(drained == 0 || left, "a partition was given up while a relay could publish to it");
 
-    until_drained(&installation).await;
+    installation.until_drained().await;
     active.signal(Signal::SIGCONT);
     standby.until_ready("it publishes", |readiness| readiness.state("relay.crm") == "ready").await;
     stream.stop().await;
@@ -183,7 +175,7 @@ async fn an_old_queue_that_vanished_is_not_taken_for_an_empty_one() {
     let output = apply(&installation, 8, &[]).await;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(said.contains("crm: 1 queues had vanished"), "{said}");
-    until_drained(&installation).await;
+    installation.until_drained().await;
     installation.assert_converged().await;
     for contract in ["s2", "s3"] {
         assert_eq!(installation.oracle().count(contract, None).await, 60, "each user once, at {contract}");
@@ -196,7 +188,7 @@ async fn a_late_message_in_a_drained_queue_is_told_and_its_queue_is_kept() {
     let _relay = installation.relay();
     let _worker = installation.worker(&[]);
     repartition(&installation, 1).await;
-    until_drained(&installation).await;
+    installation.until_drained().await;
     installation.vhost.publish(&installation.http, "postbound.crm", "g1.p001", "[]").await;
     let findings =
         installation.run_with(Role::Operator, &["doctor", "--json"], &[("topology.partitions", "1")]).await;
@@ -244,11 +236,11 @@ async fn whoever_dies_while_the_partitions_change_loses_nothing() {
     repartition(&installation, 8).await;
     victim.kill_9().await;
     installation.vhost.cut_connections().await;
-    until_drained(&installation).await;
+    installation.until_drained().await;
     let _late = installation.worker(&[]);
     repartition(&installation, 2).await;
     active.kill_9().await;
-    until_drained(&installation).await;
+    installation.until_drained().await;
     stream.stop().await;
     installation.assert_converged().await;
 }
@@ -280,7 +272,7 @@ async fn without_a_relay_no_partition_is_given_up() {
 
     let _next = installation.relay();
     installation.assert_converged().await;
-    until_drained(&installation).await;
+    installation.until_drained().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -31,23 +31,39 @@ async fn held_by_backend(installation: &Installation, user: &str) -> Option<Stri
         .unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_executed_late_over_a_newer_success_is_put_right_by_the_newest_state_under_a_new_key() {
-    let options = Options::default()
+/// Requests of more than half a second are given up, and whoever is refused once is dead.
+fn impatient(doubt_after: &str) -> Options {
+    Options::default()
         .guardless()
         .with("targets.backend.timeout", "500ms")
         .with("targets.backend.connect_timeout", "500ms")
         .with("targets.backend.retry.schedule", "[\"1s\"]")
         .with("targets.backend.retry.schedule_jitter", "0.0")
-        .with("targets.backend.doubt_after", "10s");
-    let installation = Installation::start(options).await;
-    let _relay = installation.relay();
-    let _worker = installation.worker(&[]);
-    // The first request is taken, and executed long after the sender has given it up.
-    let late =
-        Fault { for_users: vec!["user-1".to_owned()], times: Some(1), delay_ms: 9_000, ..Fault::default() };
-    installation.backend.fault(late).await;
-    emit(&installation, "user", 1, "created").await;
+        .with("targets.backend.retry.permanent_attempts", "1")
+        .with("targets.backend.doubt_after", doubt_after)
+}
+
+/// The next request about user-1 takes too long.
+fn hangs_once() -> Fault {
+    Fault { for_users: vec!["user-1".to_owned()], times: Some(1), delay_ms: 1_500, ..Fault::default() }
+}
+
+/// What is in doubt: versions, and the oldest that may be late.
+async fn doubts(database: &TestDatabase) -> Vec<(i64, i64)> {
+    sqlx::query_as("select version, late_version from postbound.doubt order by user_id")
+        .fetch_all(database.superuser())
+        .await
+        .unwrap()
+}
+
+async fn until_no_doubt(installation: &Installation) {
+    eventually("the doubt is gone", SOON, async || {
+        doubts(&installation.database).await.is_empty().then_some(())
+    })
+    .await;
+}
+
+async fn until_parked_unknown(installation: &Installation) {
     eventually("it is parked", SOON, async || {
         let parked: i64 =
             sqlx::query_scalar("select count(*) from postbound.parked_user where class = 'unknown'")
@@ -57,30 +73,38 @@ async fn a_request_executed_late_over_a_newer_success_is_put_right_by_the_newest
         (parked == 1).then_some(())
     })
     .await;
+}
+
+async fn until_overtaken_and_put_right(installation: &Installation) {
+    for (what, name) in [
+        ("the newer state is delivered", "v2"),
+        ("the older request is executed over it", "v1"),
+        ("the newer state is there again", "v2"),
+    ] {
+        eventually(what, SOON, async || {
+            (held_by_backend(installation, "user-1").await.as_deref() == Some(name)).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_executed_late_over_a_newer_success_is_put_right_by_the_newest_state_under_a_new_key() {
+    let installation = Installation::start(impatient("10s")).await;
+    let _relay = installation.relay();
+    let _worker = installation.worker(&[]);
+    // The first request is taken, and executed long after the sender has given it up.
+    let late =
+        Fault { for_users: vec!["user-1".to_owned()], times: Some(1), delay_ms: 9_000, ..Fault::default() };
+    installation.backend.fault(late).await;
+    emit(&installation, "user", 1, "created").await;
+    until_parked_unknown(&installation).await;
     emit(&installation, "user", 1, "updated").await;
-    eventually("the newer state is delivered", SOON, async || {
-        (held_by_backend(&installation, "user-1").await.as_deref() == Some("v2")).then_some(())
-    })
-    .await;
-    eventually("the older request is executed over it", SOON, async || {
-        (held_by_backend(&installation, "user-1").await.as_deref() == Some("v1")).then_some(())
-    })
-    .await;
-    eventually("the newest state is there again", SOON, async || {
-        (held_by_backend(&installation, "user-1").await.as_deref() == Some("v2")).then_some(())
-    })
-    .await;
+    until_overtaken_and_put_right(&installation).await;
     let keys = keys_of(&installation, "user-1", 2).await;
     assert_eq!(keys.len(), 2, "{keys:?}");
     assert_ne!(keys[0], keys[1], "a receiver that remembers the key would not have applied it");
-    eventually("the doubt is gone", SOON, async || {
-        let left: i64 = sqlx::query_scalar("select count(*) from postbound.doubt")
-            .fetch_one(installation.database.superuser())
-            .await
-            .unwrap();
-        (left == 0).then_some(())
-    })
-    .await;
+    until_no_doubt(&installation).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -113,59 +137,13 @@ async fn of_two_states_a_dead_worker_may_have_sent_the_older_is_put_right_though
     .await;
     dying.kill_9().await;
     let _worker = installation.worker(&["backend"]);
-    for (what, name) in [
-        ("the newer state is delivered", "v2"),
-        ("the older request is executed over it", "v1"),
-        ("the newer state is there again", "v2"),
-    ] {
-        eventually(what, SOON, async || {
-            (held_by_backend(&installation, "user-1").await.as_deref() == Some(name)).then_some(())
-        })
-        .await;
-    }
-}
-
-/// Requests of more than half a second are given up, and whoever is refused once is dead.
-fn impatient() -> Options {
-    Options::default()
-        .guardless()
-        .with("targets.backend.timeout", "500ms")
-        .with("targets.backend.connect_timeout", "500ms")
-        .with("targets.backend.retry.schedule", "[\"1s\"]")
-        .with("targets.backend.retry.schedule_jitter", "0.0")
-        .with("targets.backend.retry.permanent_attempts", "1")
-        .with("targets.backend.doubt_after", "6s")
-}
-
-/// The next request about user-1 takes too long.
-fn hangs_once() -> Fault {
-    Fault { for_users: vec!["user-1".to_owned()], times: Some(1), delay_ms: 1_500, ..Fault::default() }
-}
-
-/// What is in doubt: versions, and the oldest that may be late.
-async fn doubts(database: &TestDatabase) -> Vec<(i64, i64)> {
-    sqlx::query_as("select version, late_version from postbound.doubt order by user_id")
-        .fetch_all(database.superuser())
-        .await
-        .unwrap()
-}
-
-async fn until_parked_unknown(installation: &Installation) {
-    eventually("it is parked", SOON, async || {
-        let parked: i64 =
-            sqlx::query_scalar("select count(*) from postbound.parked_user where class = 'unknown'")
-                .fetch_one(installation.database.superuser())
-                .await
-                .unwrap();
-        (parked == 1).then_some(())
-    })
-    .await;
+    until_overtaken_and_put_right(&installation).await;
 }
 
 /// It was sent again for ever, and the state an older request may lie over never was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_letter_that_meets_an_older_doubt_is_not_sent_again_and_what_was_delivered_is() {
-    let installation = Installation::start(impatient()).await;
+    let installation = Installation::start(impatient("6s")).await;
     let _relay = installation.relay();
     let _worker = installation.worker(&["backend"]);
     installation.backend.fault(hangs_once()).await;
@@ -188,10 +166,7 @@ async fn a_letter_that_meets_an_older_doubt_is_not_sent_again_and_what_was_deliv
         (keys_of(&installation, "user-1", 2).await.len() == 2).then_some(())
     })
     .await;
-    eventually("the doubt is gone", SOON, async || {
-        doubts(&installation.database).await.is_empty().then_some(())
-    })
-    .await;
+    until_no_doubt(&installation).await;
     let keys = keys_of(&installation, "user-1", 3).await;
     assert!(keys.len() == 2 && keys[0] == keys[1], "what is dead was sent under a new key: {keys:?}");
 }
@@ -199,7 +174,7 @@ async fn a_letter_that_meets_an_older_doubt_is_not_sent_again_and_what_was_deliv
 /// A workflow would run twice; and of an older event that is late, no newer one is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_target_is_told_no_event_again_because_an_older_one_may_be_late() {
-    let installation = Installation::start(Options { coalesce: false, ..impatient() }).await;
+    let installation = Installation::start(Options { coalesce: false, ..impatient("6s") }).await;
     let _relay = installation.relay();
     let _worker = installation.worker(&["backend"]);
     installation.backend.fault(hangs_once()).await;

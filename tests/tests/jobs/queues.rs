@@ -26,14 +26,6 @@ async fn repartition(installation: &Installation, partitions: u16) {
     assert!(output.status.success(), "{output:?}");
 }
 
-async fn until_drained(installation: &Installation) {
-    let store = installation.store();
-    eventually("the generation before is drained", SOON, async || {
-        store.draining_targets().await.unwrap().is_empty().then_some(())
-    })
-    .await;
-}
-
 /// Writes down each time an item ends, and each time one that had ended becomes something else.
 async fn note_endings(installation: &Installation) {
     execute(
@@ -59,7 +51,7 @@ async fn check_each_item_ends_once(installation: &Installation, job: i64) {
         until_items(installation, job, "delivered", settled).await;
         repartition(installation, partitions).await;
         emit(installation, "live", 50, "updated").await;
-        until_drained(installation).await;
+        installation.until_drained().await;
     }
     assert!(items(installation, job, "delivered").await < 600, "the partitions changed too late");
     execute(installation, "update postbound.job set rate_per_second = null").await;
@@ -134,7 +126,7 @@ async fn items_in_a_queue_that_is_still_to_be_drained_are_not_taken_for_lost() {
 
     let _worker = installation.worker(&[]);
     until_job_is(&installation, job, "done").await;
-    until_drained(&installation).await;
+    installation.until_drained().await;
     assert_eq!(
         installation.oracle().count("s2", None).await,
         40,

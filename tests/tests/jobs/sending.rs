@@ -8,7 +8,7 @@ use super::{
 use nix::sys::signal::Signal;
 use postbound_receiver::Fault;
 use postbound_tests::{Installation, Options, Process, eventually};
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn items_are_sent_in_order_with_the_newest_state_and_the_job_ends_when_they_are_settled() {
@@ -112,6 +112,46 @@ async fn an_item_is_looked_at_when_it_is_sent_and_settled_with_the_reason_where_
     assert_eq!((&of_erased["type"], &of_erased["data"]), (&json!("user.deleted"), &json!({})));
 }
 
+async fn outcomes(installation: &Installation, job: i64) -> Vec<(i64, String, Option<String>)> {
+    sqlx::query_as("select item, state, reason from postbound.job_item where job_id = $1 order by item")
+        .bind(job)
+        .fetch_all(installation.database.superuser())
+        .await
+        .unwrap()
+}
+
+/// Replays all letters, of which two are open and readable; gives the two events that are queued for them.
+async fn replay_five_letters(installation: &Installation, terms: &str) -> Vec<Value> {
+    let job = fill_job(installation, "backend", "replay").await;
+    execute(
+        installation,
+        &format!(
+            "insert into postbound.job_item (job_id, item, tenant_id, user_id, letter_id)
+             select {job}, letter_id, coalesce(tenant_id, ''), coalesce(user_id, ''), letter_id from postbound.dead_letter"
+        ),
+    )
+    .await;
+    run_job(installation, job, terms).await;
+    until_items(installation, job, "sent", 2).await;
+    assert_eq!(
+        outcomes(installation, job).await,
+        [
+            (1, "sent", None),
+            (2, "sent", None),
+            (3, "superseded", Some("letter_closed")),
+            (4, "superseded", Some("letter_closed")),
+            (5, "skipped", Some("unreadable")),
+        ]
+        .map(|(item, state, reason)| (item, state.to_owned(), reason.map(str::to_owned)))
+    );
+    eventually("both are queued", SOON, async || {
+        let events = queued(installation, "backend").await;
+        Some(events.into_iter().filter(|event| number(event, "jobid") == job).collect::<Vec<_>>())
+            .filter(|events| events.len() == 2)
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replay_sends_the_letter_that_is_still_open_or_the_newer_state_where_that_was_asked_for() {
     let installation = Installation::start(Options::default()).await;
@@ -134,35 +174,8 @@ async fn a_replay_sends_the_letter_that_is_still_open_or_the_newer_state_where_t
     let mut sent = Vec::new();
     let _relay = installation.relay();
     for (use_current, new_key) in [(false, false), (true, true)] {
-        let job = fill_job(&installation, "backend", "replay").await;
-        execute(
-            &installation,
-            &format!(
-                "insert into postbound.job_item (job_id, item, tenant_id, user_id, letter_id)
-                 select {job}, letter_id, coalesce(tenant_id, ''), coalesce(user_id, ''), letter_id from postbound.dead_letter"
-            ),
-        )
-        .await;
-        run_job(&installation, job, &format!("use_current = {use_current}, new_key = {new_key}")).await;
-        until_items(&installation, job, "sent", 2).await;
-        assert_eq!(
-            outcomes(&installation, job).await,
-            [
-                (1, "sent", None),
-                (2, "sent", None),
-                (3, "superseded", Some("letter_closed")),
-                (4, "superseded", Some("letter_closed")),
-                (5, "skipped", Some("unreadable")),
-            ]
-            .map(|(item, state, reason)| (item, state.to_owned(), reason.map(str::to_owned)))
-        );
-        let events = eventually("both are queued", SOON, async || {
-            let events = queued(&installation, "backend").await;
-            Some(events.into_iter().filter(|event| number(event, "jobid") == job).collect::<Vec<_>>())
-                .filter(|events| events.len() == 2)
-        })
-        .await;
-        for event in events {
+        let terms = format!("use_current = {use_current}, new_key = {new_key}");
+        for event in replay_five_letters(&installation, &terms).await {
             let resend = event["resend"].as_u64().unwrap_or(0);
             assert!(event.get("jobrepeats").is_none(), "{event}");
             let subject = event["subject"].as_str().unwrap().to_owned();
@@ -225,14 +238,6 @@ async fn a_target_that_gets_every_event_gets_letters_and_imported_states_and_no_
         })
         .collect();
     assert_eq!(sent, [(import, "user-1", 1), (replay, "user-3", 2)]);
-}
-
-async fn outcomes(installation: &Installation, job: i64) -> Vec<(i64, String, Option<String>)> {
-    sqlx::query_as("select item, state, reason from postbound.job_item where job_id = $1 order by item")
-        .bind(job)
-        .fetch_all(installation.database.superuser())
-        .await
-        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

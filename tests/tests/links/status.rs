@@ -33,12 +33,7 @@ impl<'a> Served<'a> {
             ("ingress.tokens.producer.scopes", "events"),
         ];
         let process = installation.spawn(Role::Ingress, &["ingress"], &[&own, settings].concat());
-        let address = eventually("it says where it listens", SOON, async || {
-            let log = process.log();
-            let line = log.lines().find(|line| line.contains("ingress listening"))?;
-            serde_json::from_str::<Value>(line).ok()?["address"].as_str().map(str::to_owned)
-        })
-        .await;
+        let address = process.address("ingress listening").await;
         Self { installation, address, _process: process }
     }
 

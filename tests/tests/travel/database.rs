@@ -3,6 +3,29 @@ use super::{
 };
 use postbound_tests::{Installation, Options, Process, Role, eventually};
 
+/// Thirty users are delivered and vouched for by both sides, and that moment is remembered: there it will go back.
+struct Past {
+    machine: TimeMachine,
+    installation: Installation,
+    relay: Process,
+    worker: Process,
+    /// The last beat before.
+    beat: i64,
+}
+
+impl Past {
+    async fn remembered(options: Options) -> Self {
+        let machine = TimeMachine::start().await;
+        let installation = machine.installation(options).await;
+        let (relay, worker) = (installation.relay(), installation.worker(&[]));
+        emit(&installation, "user", 30, "created").await;
+        until_converged(&installation).await;
+        let beat = until_witnessed(&installation, 0).await;
+        machine.remember().await;
+        Self { machine, installation, relay, worker, beat }
+    }
+}
+
 /// A history that will be lost: all users change twice, five are new, ten are deleted. Everything is delivered.
 async fn lost_future(installation: &Installation) {
     emit(installation, "user", 30, "updated").await;
@@ -45,14 +68,8 @@ async fn heal(installation: &Installation, relay: &Process) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_promoted_too_early_halts_the_relay_that_saw_it_and_rebase_heals_it() {
-    let machine = TimeMachine::start().await;
-    let installation = machine.installation(Options::default()).await;
-    let relay = installation.relay();
-    let _worker = installation.worker(&[]);
-    emit(&installation, "user", 30, "created").await;
-    until_converged(&installation).await;
-    until_witnessed(&installation, 0).await;
-    machine.remember().await;
+    let Past { machine, installation, relay, worker: _worker, .. } =
+        Past::remembered(Options::default()).await;
     lost_future(&installation).await;
     let before = published(&relay).await;
     machine.promote_what_is_remembered().await;
@@ -67,14 +84,8 @@ async fn a_replica_promoted_too_early_halts_the_relay_that_saw_it_and_rebase_hea
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relay_that_starts_after_a_restore_finds_it_by_rabbitmqs_witness() {
-    let machine = TimeMachine::start().await;
-    let installation = machine.installation(Options::default()).await;
-    let mut relay = installation.relay();
-    let mut worker = installation.worker(&[]);
-    emit(&installation, "user", 30, "created").await;
-    until_converged(&installation).await;
-    let beat = until_witnessed(&installation, 0).await;
-    machine.remember().await;
+    let Past { machine, installation, mut relay, mut worker, beat } =
+        Past::remembered(Options::default()).await;
     lost_future(&installation).await;
     until_witnessed(&installation, beat).await;
     relay.kill_9().await;
@@ -98,14 +109,8 @@ async fn a_relay_that_starts_after_a_restore_finds_it_by_rabbitmqs_witness() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn targets_that_get_every_event_get_those_that_came_after() {
-    let machine = TimeMachine::start().await;
-    let installation = machine.installation(Options::every_event()).await;
-    let relay = installation.relay();
-    let _worker = installation.worker(&[]);
-    emit(&installation, "user", 30, "created").await;
-    until_converged(&installation).await;
-    until_witnessed(&installation, 0).await;
-    machine.remember().await;
+    let options = Options::every_event();
+    let Past { machine, installation, relay, worker: _worker, .. } = Past::remembered(options).await;
     lost_future(&installation).await;
     machine.go_back().await;
     another_future(&installation).await;
@@ -119,14 +124,8 @@ async fn targets_that_get_every_event_get_those_that_came_after() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_promotion_or_a_restart_that_loses_nothing_is_no_reason_to_stop() {
-    let machine = TimeMachine::start().await;
-    let installation = machine.installation(Options::default()).await;
-    let relay = installation.relay();
-    let _worker = installation.worker(&[]);
-    emit(&installation, "user", 30, "created").await;
-    until_converged(&installation).await;
-    until_witnessed(&installation, 0).await;
-    machine.remember().await;
+    let Past { machine, installation, relay, worker: _worker, .. } =
+        Past::remembered(Options::default()).await;
     emit(&installation, "user", 30, "updated").await;
     until_converged(&installation).await;
     // The beat of the last changes has to be in what is remembered.

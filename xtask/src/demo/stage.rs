@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use postbound_testbed::{Services, packages};
+use postbound_testbed::{ChildProcess, Services, packages};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use uuid::Uuid;
 
 use super::app;
 use super::flows::Systems;
-use super::process::Process;
 use super::settings::Settings;
 use crate::commands::target;
 
@@ -21,7 +20,7 @@ const NAME: &str = "demo";
 /// Owns all that runs. Take it down with [`Stage::clear`]; dropped, it kills what is left.
 pub(crate) struct Stage {
     /// Postbound's processes, those that are to end first in front.
-    pub(crate) processes: Vec<Process>,
+    pub(crate) processes: Vec<ChildProcess>,
     services: Services,
     folder: PathBuf,
     site: Option<Site>,
@@ -63,7 +62,8 @@ impl Stage {
         let settings = Settings { database_url: &database_url, broker_url: &broker_url, api_key: &api_key };
         settings.write(&config, None, None)?;
         let start = |name, args: &[&str]| {
-            Process::start(program, &with_config(args, &config.to_string_lossy()), name, &folder)
+            let config = config.to_string_lossy();
+            ChildProcess::start(program, &with_config(args, &config), name, log_of(&folder, name))
         };
         let run =
             async |name, args: &[&str]| run(program, &config.to_string_lossy(), &folder, name, args).await;
@@ -196,7 +196,7 @@ impl Site {
 }
 
 /// Waits for a process to end that should not; gives what to say of it.
-pub(crate) async fn play_until_one_ends(processes: &mut [Process]) -> anyhow::Error {
+pub(crate) async fn play_until_one_ends(processes: &mut [ChildProcess]) -> anyhow::Error {
     const GLANCE: Duration = Duration::from_millis(100);
     loop {
         for process in &mut *processes {
@@ -221,5 +221,9 @@ async fn run(
     name: &'static str,
     args: &[&str],
 ) -> Result<String> {
-    Process::run(program, &with_config(args, config), name, folder).await
+    ChildProcess::run(program, &with_config(args, config), name, log_of(folder, name)).await
+}
+
+fn log_of(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.log"))
 }

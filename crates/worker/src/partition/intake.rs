@@ -1,12 +1,13 @@
 use super::{
     Interrupted,
-    session::{FED_LANES_MAX, Session, pending_or},
+    session::{FED_LANES_MAX, Session},
 };
 use crate::{
     context::TargetContext,
     feeder::Fed,
     lane::{Source, Tag},
     ledger::LedgerGone,
+    optional::pending_or,
 };
 use futures_util::{FutureExt as _, future::BoxFuture};
 use postbound_broker::Message;
@@ -54,8 +55,8 @@ impl Waiting {
     pub(super) async fn next(&mut self) -> Result<Taken, LedgerGone> {
         tokio::select! {
             biased;
-            taken = pending_or(&mut self.live) => { self.live = None; taken }
-            taken = pending_or(&mut self.backfill) => { self.backfill = None; taken }
+            taken = pending_or(self.live.as_mut()) => { self.live = None; taken }
+            taken = pending_or(self.backfill.as_mut()) => { self.backfill = None; taken }
         }
     }
 }
@@ -180,8 +181,7 @@ async fn look_up(
     if users.is_empty() {
         return Ok(Default::default());
     }
-    let held = context.ledger.held(&context.name, users.clone()).await?;
-    let held: HashMap<UserKey, Held> = users.into_iter().zip(held).collect();
+    let held = context.ledger.held(&context.name, users).await?;
     let parked: Vec<UserKey> =
         held.iter().filter(|(_, held)| held.parked).map(|(key, _)| key.clone()).collect();
     let parked = match parked.is_empty() {

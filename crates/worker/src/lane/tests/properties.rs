@@ -1,12 +1,9 @@
 //! Random lives of one user's lane, with a store and a target that only do what they are told.
 
 use super::*;
-use postbound_event::UserKey;
+use postbound_store::{NextAttempt, ParkingCause, StateWrites};
 use proptest::prelude::*;
-use serde_json::value::RawValue;
-use std::collections::BTreeMap;
-use time::OffsetDateTime;
-use uuid::Uuid;
+use std::{collections::BTreeMap, time::Duration};
 
 /// What may come next; what cannot be done then is passed over.
 #[derive(Debug, Clone, Copy)]
@@ -51,22 +48,6 @@ struct World {
     unsettled: Vec<Tag>,
     delivered: Vec<(i64, Action)>,
     dead: Vec<i64>,
-}
-
-fn event(version: i64, action: Action) -> Event {
-    Event {
-        id: Uuid::from_u128(version as u128),
-        log_id: version,
-        key: UserKey::new("t", "u"),
-        version,
-        action,
-        origin: None,
-        traceparent: None,
-        logged_at: OffsetDateTime::UNIX_EPOCH,
-        data: RawValue::from_string("{}".to_owned()).unwrap(),
-        resend: 0,
-        job: None,
-    }
 }
 
 fn schedule(class: &str) -> ParkedSchedule {
