@@ -58,7 +58,7 @@ ENV POSTBOUND_TELEMETRY__LISTEN=0.0.0.0:9464 \
     POSTBOUND_INGRESS__LISTEN=0.0.0.0:8090 \
     POSTBOUND_RECEIVER__LISTEN=0.0.0.0:8080
 EXPOSE 9464 8090 8080
-# /readyz of relay, worker and ingress. The receivers have /healthz on 8080: override it there.
+# Of every role that goes on; a command that ends by itself is over before it is asked.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 CMD ["postbound-healthcheck"]
 ENTRYPOINT ["postbound"]
 CMD ["--help"]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Asks a Prometheus every query of the dashboard beside this file: which panels have data, and a value of each.
+"""Asks a Prometheus every query of the dashboard beside this file, and prints a table: series found, and the greatest value.
 
     deploy/grafana/ask.py http://127.0.0.1:9090
 
@@ -16,13 +16,14 @@ import urllib.request
 def main(prometheus):
     dashboard = json.loads(pathlib.Path(__file__).with_name("postbound.json").read_text())
     empty = 0
+    print("| panel | query | series | greatest value |\n| --- | --- | --- | --- |")
     for panel in dashboard["panels"]:
         for target in panel.get("targets", []):
             query = target["expr"].replace("$target", ".*").replace("$__rate_interval", "1m")
             series = ask(prometheus, query)
-            value = series[0]["value"][1] if series else "nothing"
+            value = f"{max(float(one['value'][1]) for one in series):.3g}" if series else "nothing"
             empty += not series
-            print(f"{panel['title']} | {query} | {len(series)} series | {value}")
+            print(f"| {panel['title']} | `{query}` | {len(series)} | {value} |")
     return 1 if empty else 0
 
 

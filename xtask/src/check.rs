@@ -13,7 +13,7 @@ use crate::deploy;
 /// What is to be checked.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// These alone: fmt, clippy, doc, deny, prometheus, kubernetes, systemd [default: all]
+    /// These alone: fmt, clippy, doc, deny, prometheus, grafana, kubernetes, systemd [default: all]
     names: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What is under `deploy/`, held against the tools and schemas it is for: promtool, Kubernetes' schemas, systemd.
+//! What is under `deploy/`, held against the tools and schemas it is for: promtool, Kubernetes' and Grafana's schemas, systemd.
 //!
 //! Images and the Compose file are started for real instead, as docs/operations.md says; that takes a Docker Engine.
 
@@ -14,19 +14,22 @@ use crate::commands::{target, workspace};
 /// Version of Kubernetes whose schemas count, and of the package that bears them.
 const KUBERNETES: &str = "1.33.0";
 const KUBERNETES_VALIDATE: &str = "kubernetes-validate==1.37.0";
+/// Has Grafana's schema; the last part of the version is Grafana's.
+const GRAFANA_SDK: &str = "grafana-foundation-sdk==1769699379!11.6.0";
 /// Tenths of what `systemd-analyze security` says of a unit at most.
 const EXPOSURE_MAX: &str = "20";
 
 /// The names of the checks that fail, of those that are asked for.
 pub(crate) async fn check(arguments: &Arguments) -> Vec<&'static str> {
     let mut failed = Vec::new();
-    for name in ["prometheus", "kubernetes", "systemd"] {
+    for name in ["prometheus", "grafana", "kubernetes", "systemd"] {
         if !arguments.ask_for(name) {
             continue;
         }
         eprintln!("check: {name}");
         let outcome = match name {
             "prometheus" => prometheus().await,
+            "grafana" => grafana().await,
             "kubernetes" => kubernetes().await,
             _ => systemd().await,
         };
@@ -53,15 +56,15 @@ async fn prometheus() -> Result<()> {
     run(Command::new(&promtool).args(["test", "rules"]).arg(folder.join("tests.yml"))).await
 }
 
+/// Every key and value of the dashboard is one that Grafana knows.
+async fn grafana() -> Result<()> {
+    let python = python_tools("grafana", GRAFANA_SDK).await?.join("python");
+    run(Command::new(python).arg(workspace().join("deploy/grafana/check.py"))).await
+}
+
 /// Every manifest that is Kubernetes' own: unknown fields count. KEDA's kinds it has no schema for.
 async fn kubernetes() -> Result<()> {
-    let tools = target().join("tools/kubernetes");
-    let validate = tools.join("bin/kubernetes-validate");
-    if !validate.is_file() {
-        packages::ensure(&["python3", "python3-venv"])?;
-        run(Command::new("python3").args(["-m", "venv"]).arg(&tools)).await?;
-        run(Command::new(tools.join("bin/pip")).args(["install", "--quiet", KUBERNETES_VALIDATE])).await?;
-    }
+    let validate = python_tools("kubernetes", KUBERNETES_VALIDATE).await?.join("kubernetes-validate");
     let folder_of_all = workspace().join("deploy/kubernetes");
     let mut manifests = Vec::new();
     for folder in [".", "settings", "base", "migrate", "overlays/production", "overlays/trial"] {
@@ -69,6 +72,12 @@ async fn kubernetes() -> Result<()> {
     }
     manifests.retain(|path| !path.ends_with("kustomization.yaml"));
     ensure!(!manifests.is_empty(), "no manifests in {}", folder_of_all.display());
+    // Debian has no kubectl that is new enough.
+    if let Some(kubectl) = packages::program("kubectl") {
+        for folder in ["migrate", "overlays/production", "overlays/trial"] {
+            run(Command::new(&kubectl).arg("kustomize").arg(folder_of_all.join(folder))).await?;
+        }
+    }
     run(Command::new(validate)
         .args(["--kubernetes-version", KUBERNETES, "--strict", "--quiet", "--no-warn"])
         .args(manifests))
@@ -93,6 +102,19 @@ async fn systemd() -> Result<()> {
         .await?;
     }
     Ok(())
+}
+
+/// A folder of programs: a Python of its own with one package, installed if it is not there yet.
+async fn python_tools(name: &str, package: &str) -> Result<PathBuf> {
+    let folder = target().join("tools").join(name);
+    let installed = folder.join("installed");
+    if !std::fs::read_to_string(&installed).is_ok_and(|there| there == package) {
+        packages::ensure(&["python3", "python3-venv"])?;
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder)).await?;
+        run(Command::new(folder.join("bin/pip")).args(["install", "--quiet", package])).await?;
+        std::fs::write(installed, package)?;
+    }
+    Ok(folder.join("bin"))
 }
 
 /// Runs a command; what it says is shown only if it fails.
@@ -134,6 +156,68 @@ mod tests {
     fn words<'a>(text: &'a str, prefix: &'a str) -> impl Iterator<Item = &'a str> {
         text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_' && letter != ':')
             .filter(move |word| word.starts_with(prefix) && word.len() > prefix.len())
+    }
+
+    /// The numbers that follow `key` in a text, wherever it stands.
+    fn numbers(text: &str, key: &str) -> Vec<u32> {
+        text.split(key)
+            .skip(1)
+            .filter_map(|rest| rest.split(|digit: char| !digit.is_ascii_digit()).next()?.parse().ok())
+            .collect()
+    }
+
+    #[test]
+    fn nobody_is_killed_before_the_drain_ends() {
+        let drain = numbers(&text("deploy/kubernetes/settings/postbound.toml"), "drain_deadline = \"");
+        let [drain] = drain[..] else { panic!("one drain_deadline: {drain:?}") };
+        for (path, key) in [
+            ("deploy/kubernetes/base/relay.yaml", "terminationGracePeriodSeconds: "),
+            ("deploy/kubernetes/base/worker-backend.yaml", "terminationGracePeriodSeconds: "),
+            ("deploy/kubernetes/base/worker-crm.yaml", "terminationGracePeriodSeconds: "),
+            ("deploy/systemd/postbound@.service", "TimeoutStopSec="),
+            ("docker-compose.yml", "drain is never cut short.\n  stop_grace_period: "),
+        ] {
+            let graces = numbers(&text(path), key);
+            assert!(!graces.is_empty() && graces.iter().all(|grace| *grace > drain), "{path}: {graces:?} s");
+        }
+    }
+
+    #[test]
+    fn no_more_workers_are_asked_for_than_there_are_partitions() {
+        let partitions = numbers(&text("deploy/kubernetes/settings/postbound.toml"), "partitions = ");
+        let workers =
+            numbers(&text("deploy/kubernetes/overlays/production/scaling.yaml"), "maxReplicaCount: ");
+        assert!(
+            !workers.is_empty() && workers.iter().max() <= partitions.first(),
+            "{workers:?}, {partitions:?}"
+        );
+    }
+
+    #[test]
+    fn the_example_of_secrets_has_every_secret_that_is_mounted() {
+        let example = text("deploy/kubernetes/secrets.example.yaml");
+        let mut mounted = 0;
+        for path in [
+            "migrate/job",
+            "base/relay",
+            "base/worker-backend",
+            "base/worker-crm",
+            "base/ingress",
+            "base/operator",
+        ] {
+            let manifest = text(&format!("deploy/kubernetes/{path}.yaml"));
+            for key in ["secretName: ", "secret: {name: ", "- secret:\n                  name: "] {
+                for rest in manifest.split(key).skip(1) {
+                    let name = rest.split([',', '}', '\n']).next().unwrap_or_default();
+                    assert!(
+                        example.contains(&format!("metadata: {{name: {name}, ")),
+                        "{path}: no example of {name}"
+                    );
+                    mounted += 1;
+                }
+            }
+        }
+        assert_eq!(mounted, 9, "each manifest mounts some");
     }
 
     #[test]
