@@ -138,13 +138,49 @@ impl TestDatabase {
 }
 
 impl Drop for TestDatabase {
-    /// Best effort: whatever is left goes with the private server.
+    /// Best effort: whatever is left goes with the private server. Nobody waits for it: the server drops a database only
+    /// once every session has said that it lets go of its files, those too that are still being made, and one of them may
+    /// be made by the very task that drops.
     fn drop(&mut self) {
         let (postgres, name) = (self.postgres.clone(), std::mem::take(&mut self.name));
-        let dropping = std::thread::spawn(move || {
+        std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.is_ok_and(|runtime| runtime.block_on(postgres.drop_database(&name)).is_ok())
         });
-        dropping.join().ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        io::{ErrorKind, Read as _, Write as _},
+        net::TcpStream,
+    };
+
+    /// A session the server wants a password of.
+    fn half_made(postgres: &Postgres) -> TcpStream {
+        let mut stream = TcpStream::connect(("127.0.0.1", postgres.port())).unwrap();
+        let parameters = b"user\0postgres\0database\0postgres\0\0";
+        let length = u32::try_from(8 + parameters.len()).unwrap();
+        stream.write_all(&length.to_be_bytes()).unwrap();
+        stream.write_all(&0x3_0000_u32.to_be_bytes()).unwrap();
+        stream.write_all(parameters).unwrap();
+        let (mut head, mut asked) = ([0; 5], Vec::new());
+        stream.read_exact(&mut head).unwrap();
+        assert_eq!(head[0], b'R');
+        asked.resize(u32::from_be_bytes(head[1..].try_into().unwrap()) as usize - 4, 0);
+        stream.read_exact(&mut asked).unwrap();
+        stream
+    }
+
+    #[tokio::test]
+    async fn whoever_drops_a_database_does_not_wait_until_the_server_gives_up_on_a_session_half_made() {
+        let database = TestDatabase::new().await;
+        let session = half_made(&database.postgres);
+        session.set_nonblocking(true).unwrap();
+        drop(database);
+        let still_there = session.peek(&mut [0]).map_err(|error| error.kind());
+        assert_eq!(still_there, Err(ErrorKind::WouldBlock));
     }
 }
