@@ -11,13 +11,14 @@ fn hangs(users: &[&str]) -> Fault {
     Fault { for_users, delay_ms: 600_000, drop_connection: true, ..Fault::default() }
 }
 
-/// Dies so often with the requests of `users` in hand, each time with another worker; the queue holds it against the
-/// message.
-async fn die_with(installation: &Installation, users: &[&str], times: u32) {
+/// Dies so often with the requests of `users` in hand and `others` delivered, each time with another worker; the queue
+/// holds it against the message.
+async fn die_with(installation: &Installation, users: &[&str], others: i64, times: u32) {
     for _ in 0..times {
         installation.backend.fault(hangs(users)).await;
         let mut worker = installation.worker(&["backend"]);
         until_under_way(installation, users.len()).await;
+        until_taken(installation, others).await;
         worker.kill_9().await;
         end_leases(installation).await;
     }
@@ -73,8 +74,7 @@ async fn of_a_message_that_takes_its_workers_down_each_state_ends_alone() {
     let queue = "postbound.backend.g1.p000";
     eventually("they are one message", SOON, async || (ready(&installation, queue).await == 1).then_some(()))
         .await;
-    die_with(&installation, &["late-1", "poison-1"], 3).await;
-    until_taken(&installation, 8).await;
+    die_with(&installation, &["late-1", "poison-1"], 8, 3).await;
 
     // The fourth stores what is left before it tries it: whatever it dies of next, the message is not in the way.
     installation.backend.fault(hangs(&["poison-1"])).await;
