@@ -105,12 +105,13 @@ impl Vhost {
 }
 
 impl Drop for Vhost {
-    /// Best effort: whatever is left goes with the private server. The test's own task does not wait for it.
+    /// Best effort: whatever is left goes with the private server.
     fn drop(&mut self) {
         let (rabbitmq, name) = (self.rabbitmq.clone(), std::mem::take(&mut self.name));
-        std::thread::spawn(move || {
+        let deleting = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.is_ok_and(|runtime| runtime.block_on(rabbitmq.delete_vhost(&name)).is_ok())
         });
+        deleting.join().ok();
     }
 }
