@@ -15,7 +15,7 @@ use tokio::{
 };
 
 /// How long a process may take for what it does at once on an idle machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A running `postbound`, killed with the value.
 pub struct Process {

@@ -26,7 +26,7 @@ use std::time::Duration;
 use stream::Stream;
 
 /// A bound for what takes moments on an idle machine, no claim.
-pub(crate) const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(90);
 
 /// Users `<prefix>-1` to `<prefix>-<count>` of tenant t0 change.
 pub(crate) async fn emit(installation: &Installation, prefix: &str, count: i32, action: &str) {

@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::{collections::BTreeMap, time::Duration};
 
 /// A bound for what takes moments on an idle machine, no claim.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(90);
 
 /// Users `user-1` to `user-<count>` of tenant t0 have a state, at version 3.
 async fn seed_states(installation: &Installation, count: i64) {

@@ -9,4 +9,4 @@ use super::operators::{answer, done, held, idle, letters, number, parked, refuse
 use std::time::Duration;
 
 /// A bound for what takes moments on an idle machine, no claim.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(90);

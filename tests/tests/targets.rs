@@ -15,7 +15,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 /// A bound for what takes moments on an idle machine, no claim.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(180);
 
 /// Pauses between tries that are short, whatever fails.
 const HURRIED: &str = "retry.delays = [\"20ms\"]\nretry.schedule = [\"50ms\"]\nbreaker.pause_min = \"50ms\"\n\

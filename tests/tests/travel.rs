@@ -15,7 +15,7 @@ use sqlx::PgPool;
 use std::time::{Duration, Instant};
 
 /// A bound for what takes moments on an idle machine, no claim.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(180);
 
 /// Users `<prefix>-1` to `<prefix>-<count>` of tenant t0 change.
 async fn emit(installation: &Installation, prefix: &str, count: i32, action: &str) {

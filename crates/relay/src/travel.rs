@@ -137,12 +137,12 @@ impl Sides {
         Ok(())
     }
 
-    /// Two names: one side has missed a rebase, or they never belonged together. RabbitMQ's is of before it while
-    /// Postgres has not begun to beat.
+    /// Two names: one side has missed a rebase, or they never belonged together. RabbitMQ's is of before it until Postgres'
+    /// first beats have arrived.
     fn judge_histories(&self, broker: &BrokerWitness) -> Result<(), Travel> {
         let database = &self.database;
         match broker.epoch < database.epoch {
-            true if database.beat == 0 => Ok(()),
+            true if database.beat <= BEATS_ON_THEIR_WAY => Ok(()),
             true => Err(Travel::Broker { found: self.found(broker) }),
             false => Err(Travel::Database { found: self.found(broker) }),
         }
@@ -238,6 +238,8 @@ mod tests {
         );
         check("two that never met", database(1, 0), broker(OTHER, 1, 5), &[], "database");
         check("a rebase has just been", database(2, 0), broker(OTHER, 1, 5), &[], "nothing");
+        check("its first beat is on its way", database(2, 1), broker(OTHER, 1, 5), &[], "nothing");
+        check("so is its second", database(2, 2), broker(OTHER, 1, 5), &[], "nothing");
         check("RabbitMQ from before a rebase", database(2, 3), broker(OTHER, 1, 5), &[], "broker");
         check("a database from before a rebase", database(1, 5), broker(OTHER, 2, 1), &[], "database");
         let restored = DatabaseWitness { system_identifier: Some(99), ..database(1, 5) };

@@ -151,12 +151,12 @@ impl Postgres {
     /// If it still runs, or does not come up: then with the end of its log.
     pub async fn start_again(&self) -> Result<()> {
         ensure!(processes::of(&self.launch.folder).is_empty(), "PostgreSQL still runs");
-        // A killed postmaster is a zombie until its parent looks, and for PostgreSQL a zombie's pid file still counts.
-        if let Err(error) = std::fs::remove_file(self.pid_file()) {
-            ensure!(
-                error.kind() == std::io::ErrorKind::NotFound,
-                "cannot remove PostgreSQL's pid file: {error}"
-            );
+        // A killed postmaster is a zombie until its parent looks, and for PostgreSQL a zombie's lock files still count.
+        for file in [self.pid_file(), self.socket_folder.join(format!(".s.PGSQL.{}.lock", self.port))] {
+            if let Err(error) = std::fs::remove_file(&file) {
+                let missing = error.kind() == std::io::ErrorKind::NotFound;
+                ensure!(missing, "cannot remove {}: {error}", file.display());
+            }
         }
         self.start().await
     }

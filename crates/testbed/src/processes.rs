@@ -42,9 +42,10 @@ pub(crate) fn of(folder: &Path) -> Vec<Member> {
 
 /// Whether the process runs: a zombie does not. Takes its exit status if it is a child of ours.
 pub(crate) fn is_alive(pid: Pid) -> bool {
-    // Not a child of ours is as good an answer as any: /proc has the rest.
+    let alive = live_name(pid).is_some();
+    // Afterwards, or one that ends in between is left a zombie. Not a child of ours is as good an answer as any.
     let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
-    live_name(pid).is_some()
+    alive
 }
 
 /// Stops every process that belongs to the folder where it stands, or lets it go on.

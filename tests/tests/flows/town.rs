@@ -11,7 +11,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 /// A bound for what takes moments on an idle machine, no claim.
-pub(super) const SOON: Duration = Duration::from_secs(60);
+pub(super) const SOON: Duration = Duration::from_secs(180);
 /// The tenant of everybody here.
 pub(super) const TENANT: &str = "default";
 
