@@ -153,9 +153,10 @@ const ARCHIVE_LETTERS: &str = "-- archive_letters
     )
     -- A change only RabbitMQ gave up is dead to the ledger from now on.
     insert into postbound.delivery_ledger as l (target, tenant_id, user_id, dead_version, dead_at, dead_reason)
-    select distinct on (tenant_id, user_id) $1, tenant_id, user_id, version, clock_timestamp(), reason
+    select distinct on (tenant_id collate \"C\", user_id collate \"C\") $1, tenant_id, user_id, version,
+           clock_timestamp(), reason
     from known where class = 'broker' and unreadable is null
-    order by tenant_id, user_id, version desc
+    order by tenant_id collate \"C\", user_id collate \"C\", version desc
     on conflict on constraint delivery_ledger_pk do update
         set dead_version = excluded.dead_version, dead_at = excluded.dead_at, dead_reason = excluded.dead_reason
         where l.dead_version < excluded.dead_version";

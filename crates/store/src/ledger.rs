@@ -339,18 +339,20 @@ fn present(verdict: &Verdict) -> bool {
     matches!(verdict, Verdict::Delivered { present: true, .. })
 }
 
-// Sorted, so that two workers that write the same users (one of them late) cannot deadlock.
+// Sorted, so that two workers that write the same users (one of them late) cannot deadlock; by bytes, as whoever else
+// locks these rows.
 // As in hold_leases: a lease that is held cannot be taken over before this has ended, and one that was taken over is not
 // found, however late this comes.
 const SETTLE: &str = "-- settle
     with asked as materialized (
-        select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::boolean[], $7::text[],
-                             $8::uuid[], $9::integer[], $10::integer[])
+        select target collate \"C\" as target, tenant_id collate \"C\" as tenant_id, user_id collate \"C\" as user_id,
+               version, dead_reason, present, links, worker_id, generation, partition
+        from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::boolean[], $7::text[],
+                    $8::uuid[], $9::integer[], $10::integer[])
             as s (target, tenant_id, user_id, version, dead_reason, present, links, worker_id, generation, partition)
     ), held as materialized (
         select l.target, l.generation, l.partition
-        from (select distinct target collate \"C\" as target, worker_id, generation, partition from asked
-              where worker_id is not null) as a
+        from (select distinct target, worker_id, generation, partition from asked where worker_id is not null) as a
         join postbound.partition_lease as l
           on l.target = a.target and l.generation = a.generation and l.partition = a.partition and l.worker_id = a.worker_id
         order by l.target, l.generation, l.partition for share of l
@@ -358,7 +360,7 @@ const SETTLE: &str = "-- settle
         select * from asked as s
         where worker_id is null or exists (
             select from held as h
-            where h.target = s.target collate \"C\" and h.generation = s.generation and h.partition = s.partition)
+            where h.target = s.target and h.generation = s.generation and h.partition = s.partition)
         order by target, tenant_id, user_id
     ), linked as (
         insert into postbound.identity_link as i (target, tenant_id, user_id, system, external_id, version)
@@ -367,13 +369,11 @@ const SETTLE: &str = "-- settle
         -- Nearly always the id is known: then nothing is written or locked.
         where s.links is not null and not exists (
                 select from postbound.identity_link as k
-                where k.target = s.target collate \"C\" and k.tenant_id = s.tenant_id collate \"C\"
-                  and k.user_id = s.user_id collate \"C\" and k.system = n.system collate \"C\"
-                  and k.external_id = n.external_id)
+                where k.target = s.target and k.tenant_id = s.tenant_id and k.user_id = s.user_id
+                  and k.system = n.system collate \"C\" and k.external_id = n.external_id)
           and not exists (
                 select from postbound.erased_user as e
-                where e.tenant_id = s.tenant_id collate \"C\" and e.user_id = s.user_id collate \"C\"
-                  and e.version >= s.version)
+                where e.tenant_id = s.tenant_id and e.user_id = s.user_id and e.version >= s.version)
         order by s.target, s.tenant_id, s.user_id, n.system
         on conflict on constraint identity_link_pk do update
             set external_id = excluded.external_id, version = excluded.version, linked_at = now()
