@@ -148,7 +148,17 @@ impl Arrivals {
 
     /// Arrivals a second between the first and the last tenth: neither start nor tail.
     pub(crate) fn steady_rate(&self) -> Option<f64> {
-        let (from, to) = (self.0.len() / 10, self.0.len() * 9 / 10);
+        self.rate(self.0.len() / 10, self.0.len() * 9 / 10)
+    }
+
+    /// Arrivals a second in each tenth of them.
+    pub(crate) fn rate_by_tenth(&self) -> Vec<f64> {
+        let border = |tenth: usize| (self.0.len() * tenth / 10).min(self.0.len().saturating_sub(1));
+        (0..10).filter_map(|tenth| self.rate(border(tenth), border(tenth + 1))).collect()
+    }
+
+    /// Arrivals a second from one to another of them.
+    fn rate(&self, from: usize, to: usize) -> Option<f64> {
         let micros = self.0.get(to)?.at_us.saturating_sub(self.0.get(from)?.at_us);
         (micros > 0).then(|| (to - from) as f64 * 1e6 / micros as f64)
     }

@@ -22,6 +22,8 @@ pub(crate) struct Drain {
     pub(crate) rate: f64,
     /// Deliveries a second without the first and the last tenth of them.
     pub(crate) steady_rate: f64,
+    /// Deliveries a second in each tenth of them.
+    pub(crate) tenths: Vec<f64>,
     /// HTTP requests.
     pub(crate) requests: u64,
     /// States that came more than once.
@@ -85,6 +87,7 @@ pub(crate) async fn finish(
     let drain = Drain {
         rate,
         steady_rate: arrivals.steady_rate().unwrap_or(rate),
+        tenths: arrivals.rate_by_tenth(),
         requests,
         duplicates: arrivals.duplicates(),
         cpu,

@@ -5,14 +5,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use sqlx::{Connection, Executor, PgConnection};
 
-use super::drain::{Drain, settle};
+use super::drain::{Drain, annotate, settle};
 use crate::clients::fill;
 use crate::installation::{Installation, Target};
 use crate::person::Person;
 use crate::report::{Bound, Row};
 use crate::site::Site;
 use crate::statistics::Samples;
-use crate::usage::Usage;
 
 const TARGETS: [Target; 1] = [Target::Backend];
 const SMALL: u32 = 10_000;
@@ -32,30 +31,38 @@ pub(crate) async fn run(site: &mut Site) -> Result<Vec<Row>> {
     let size = site.options.size;
     let (small, middle, large) = (size.of(SMALL), size.of(MIDDLE), size.of(LARGE));
     let (mut at_small, mut at_middle, mut held) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut small_drains, mut middle_drains) = (Vec::new(), Vec::new());
     for _ in 0..site.options.repeats {
         let mut rates = Vec::new();
         for _ in 0..SMALL_REPEATS {
-            rates.push(backlog(site, small).await?.steady_rate);
+            let drain = backlog(site, small).await?;
+            rates.push(drain.steady_rate);
+            small_drains.push(drain);
         }
         at_small.push(Samples(rates).median().unwrap_or_default());
-        at_middle.push(backlog(site, middle).await?.steady_rate);
+        let drain = backlog(site, middle).await?;
+        at_middle.push(drain.steady_rate);
+        middle_drains.push(drain);
         held.push(with_open_transaction(site, middle).await?.steady_rate);
     }
     let mut rows = Vec::new();
     let row = |case: &str, rates: &[f64]| Row::new("growth", case, "deliveries/s, steady", rates.to_vec());
-    rows.push(row(&format!("backlog of {small}"), &at_small));
     let name = format!("backlog of {small}");
-    rows.push(row(&format!("backlog of {middle}"), &at_middle).against(&name, at_small.clone()));
+    rows.push(annotate(row(&name, &at_small), "postbound", &small_drains));
+    let at_middle_row = row(&format!("backlog of {middle}"), &at_middle).against(&name, at_small.clone());
+    rows.push(annotate(at_middle_row, "postbound", &middle_drains));
 
     let mut installation = Installation::set_up(site, &TARGETS).await?;
     fill(&installation.database_url, 0..large, 1).await?;
     let at_large = drain(site, &mut installation, large).await?;
     let base = Samples(at_small).median().unwrap_or_default();
-    rows.push(
-        row(&format!("backlog of {large}"), &[at_large.steady_rate])
-            .against(&name, vec![base])
-            .ratio_goal(Bound::AtLeast(0.9)),
-    );
+    let mut at_large_row = row(&format!("backlog of {large}"), &[at_large.steady_rate])
+        .against(&name, vec![base])
+        .ratio_goal(Bound::AtLeast(0.9));
+    for (tenth, rate) in at_large.tenths.iter().enumerate() {
+        at_large_row = at_large_row.note(format!("rate of tenth {:02}", tenth + 1), *rate);
+    }
+    rows.push(annotate(at_large_row, "postbound", &[at_large]));
     rows.extend(memory(&installation)?);
     installation.stop_relay().await?;
     fill(&installation.database_url, 0..middle, 2).await?;
@@ -81,10 +88,11 @@ async fn backlog(site: &mut Site, users: u32) -> Result<Drain> {
 
 async fn drain(site: &mut Site, installation: &mut Installation, users: u32) -> Result<Drain> {
     site.checkpoint().await?;
+    let before = site.usage([]);
     installation.start_workers(site.options.workers).await?;
     site.receiver.take().await?;
     installation.start_relay().await?;
-    Ok(settle(site, installation, &TARGETS, users, &Usage::default(), None).await?.0)
+    Ok(settle(site, installation, &TARGETS, users, &before, None).await?.0)
 }
 
 /// Another backlog for an installation whose workers run: changes of the first `users` of its `all`.
