@@ -151,10 +151,10 @@ impl Arrivals {
         self.rate(self.0.len() / 10, self.0.len() * 9 / 10)
     }
 
-    /// Arrivals a second in each tenth of them.
+    /// Arrivals a second in each tenth of them; 0 where a tenth took no time.
     pub(crate) fn rate_by_tenth(&self) -> Vec<f64> {
         let border = |tenth: usize| (self.0.len() * tenth / 10).min(self.0.len().saturating_sub(1));
-        (0..10).filter_map(|tenth| self.rate(border(tenth), border(tenth + 1))).collect()
+        (0..10).map(|tenth| self.rate(border(tenth), border(tenth + 1)).unwrap_or_default()).collect()
     }
 
     /// Arrivals a second from one to another of them.
@@ -226,6 +226,16 @@ mod tests {
         let (latency, missing) = arrivals.latency(&commits);
         let latency = latency.unwrap();
         assert_eq!((latency.count, latency.p50_ms, latency.max_ms, missing), (3, 1.0, 4.0, 1));
+    }
+
+    #[test]
+    fn each_tenth_has_a_rate_of_its_own() {
+        // 40 arrivals: 1 ms apart in the first half, then 2 ms.
+        let at_us = |place: u64| 1_000 * (place + place.saturating_sub(20));
+        let arrivals = Arrivals((0..40).map(|place| arrival(at_us(place), place as u32, 1)).collect());
+        let rates = arrivals.rate_by_tenth();
+        assert_eq!(rates, [&[1000.0; 5][..], &[500.0; 5][..]].concat());
+        assert_eq!(Arrivals(Vec::new()).rate_by_tenth(), [0.0; 10]);
     }
 
     #[test]

@@ -101,8 +101,14 @@ pub(crate) fn rates(drains: &[Drain]) -> Vec<f64> {
     drains.iter().map(|drain| drain.rate).collect()
 }
 
+/// Notes of what they used and saw, and their steady rate: medians.
+pub(crate) fn annotate(row: Row, whose: &str, drains: &[Drain]) -> Row {
+    let steady_rate = Samples(drains.iter().map(|drain| drain.steady_rate).collect()).median();
+    note_use(row, whose, drains).note(format!("{whose} steady rate"), steady_rate.unwrap_or(0.0))
+}
+
 /// Notes of what they used and saw: medians.
-pub(crate) fn annotate(mut row: Row, whose: &str, drains: &[Drain]) -> Row {
+pub(crate) fn note_use(mut row: Row, whose: &str, drains: &[Drain]) -> Row {
     let median =
         |of: &dyn Fn(&Drain) -> f64| Samples(drains.iter().map(of).collect()).median().unwrap_or(0.0);
     let mut processes: Vec<&String> = drains.iter().flat_map(|drain| drain.cpu.keys()).collect();
@@ -114,7 +120,6 @@ pub(crate) fn annotate(mut row: Row, whose: &str, drains: &[Drain]) -> Row {
         });
         row = row.note(format!("{whose} cpu {process}"), micros);
     }
-    row = row.note(format!("{whose} steady rate"), median(&|drain| drain.steady_rate));
     let duplicates: usize = drains.iter().map(|drain| drain.duplicates).sum();
     row.note(format!("{whose} duplicates"), duplicates as f64)
 }

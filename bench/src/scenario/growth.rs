@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use sqlx::{Connection, Executor, PgConnection};
 
-use super::drain::{Drain, annotate, settle};
+use super::drain::{Drain, note_use, settle};
 use crate::clients::fill;
 use crate::installation::{Installation, Target};
 use crate::person::Person;
@@ -48,9 +48,9 @@ pub(crate) async fn run(site: &mut Site) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     let row = |case: &str, rates: &[f64]| Row::new("growth", case, "deliveries/s, steady", rates.to_vec());
     let name = format!("backlog of {small}");
-    rows.push(annotate(row(&name, &at_small), "postbound", &small_drains));
+    rows.push(note_use(row(&name, &at_small), "postbound", &small_drains));
     let at_middle_row = row(&format!("backlog of {middle}"), &at_middle).against(&name, at_small.clone());
-    rows.push(annotate(at_middle_row, "postbound", &middle_drains));
+    rows.push(note_use(at_middle_row, "postbound", &middle_drains));
 
     let mut installation = Installation::set_up(site, &TARGETS).await?;
     fill(&installation.database_url, 0..large, 1).await?;
@@ -62,7 +62,7 @@ pub(crate) async fn run(site: &mut Site) -> Result<Vec<Row>> {
     for (tenth, rate) in at_large.tenths.iter().enumerate() {
         at_large_row = at_large_row.note(format!("rate of tenth {:02}", tenth + 1), *rate);
     }
-    rows.push(annotate(at_large_row, "postbound", &[at_large]));
+    rows.push(note_use(at_large_row, "postbound", &[at_large]));
     rows.extend(memory(&installation)?);
     installation.stop_relay().await?;
     fill(&installation.database_url, 0..middle, 2).await?;
@@ -88,9 +88,9 @@ async fn backlog(site: &mut Site, users: u32) -> Result<Drain> {
 
 async fn drain(site: &mut Site, installation: &mut Installation, users: u32) -> Result<Drain> {
     site.checkpoint().await?;
-    let before = site.usage([]);
     installation.start_workers(site.options.workers).await?;
     site.receiver.take().await?;
+    let before = site.usage(&installation.workers);
     installation.start_relay().await?;
     Ok(settle(site, installation, &TARGETS, users, &before, None).await?.0)
 }

@@ -87,7 +87,7 @@ pub(crate) async fn run(site: &mut Site) -> Result<Vec<Row>> {
             .note("live changes measured beside it", with.count as f64)
             .note("s until the job was made", created_us.saturating_sub(with_us) as f64 / 1e6)
             .note("live p99 until then, ms", creating.p99_ms)
-            .note("live p99 after it, ms", phase(created_us, done_us)?.p99_ms)
+            .note("live p99 from then on, ms", phase(created_us, done_us)?.p99_ms)
             .note("live max, ms", with.max_ms)
             .note("clients' latest start, ms", late.as_secs_f64() * 1000.0),
     ])

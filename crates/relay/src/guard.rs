@@ -56,7 +56,7 @@ struct Watch {
     looked: watch::Sender<Option<Looked>>,
     link: Option<Arc<Link>>,
     publisher: Option<Publisher>,
-    /// A beat that Postgres has and RabbitMQ may not have.
+    /// A beat, or the beginning of a history, that Postgres has and RabbitMQ may not have.
     owed: Option<BrokerWitness>,
     /// The last one RabbitMQ has confirmed over this connection.
     confirmed: Option<BrokerWitness>,
@@ -227,7 +227,9 @@ impl Watch {
     fn restore_overwritten(&mut self, sides: &mut Sides) {
         let Some(own) = &self.confirmed else { return };
         let is_of_now = own.beat <= sides.database.beat && own.lineage == sides.database.lineage.to_string();
-        let is_older = |found: &BrokerWitness| found.lineage == own.lineage && found.beat < own.beat;
+        let is_older = |found: &BrokerWitness| {
+            found.epoch < own.epoch || found.lineage == own.lineage && found.beat < own.beat
+        };
         if is_of_now && sides.broker.as_ref().is_some_and(is_older) {
             if own.beat == sides.database.beat {
                 self.owed = Some(own.clone());
@@ -237,20 +239,24 @@ impl Watch {
     }
 
     /// A beat that Postgres has and RabbitMQ has not, of a relay that died in between or whose answer from Postgres was lost,
-    /// is owed before there is another: however often that happens, RabbitMQ gets no further behind. Not where it has lost
-    /// messages: it would then look as if it had not.
+    /// is owed before there is another: however often that happens, RabbitMQ gets no further behind. So is the name of a
+    /// history that begins, with beat 0: from the first beat on, a RabbitMQ without it has lost messages. One that has is
+    /// given nothing: it would then look as if it had not.
     fn owe_what_is_behind(&mut self, sides: &Sides) {
-        let (database, Some(broker)) = (&sides.database, &sides.broker) else { return };
-        let is_newest = |owed: &BrokerWitness| owed.lineage == broker.lineage && owed.beat >= database.beat;
-        let is_owed = self.owed.as_ref().is_some_and(is_newest);
-        if is_owed || broker.lineage != database.lineage.to_string() || broker.beat >= database.beat {
+        let (database, held) = (&sides.database, sides.broker_of_this_history());
+        let lineage = database.lineage.to_string();
+        let is_newest = |witness: &BrokerWitness| witness.lineage == lineage && witness.beat >= database.beat;
+        if held.is_some_and(is_newest) || self.owed.as_ref().is_some_and(is_newest) {
             return;
         }
         self.owed = Some(BrokerWitness {
+            epoch: database.epoch,
             beat: database.beat,
-            version_max: database.version_max.max(broker.version_max),
+            version_max: held.map_or(0, |held| held.version_max).max(database.version_max),
+            system_identifier: database.server.system_identifier,
             timeline: database.timeline.unwrap_or(database.server.timeline),
-            ..broker.clone()
+            rows: held.map(|held| held.rows.clone()).unwrap_or_default(),
+            lineage,
         });
     }
 
@@ -309,7 +315,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Writes a beat if there is anything to tell: to Postgres, then to RabbitMQ.
+    /// Writes a beat if there is anything to tell: to Postgres, then to RabbitMQ, once RabbitMQ has what it is owed.
     async fn beat(&mut self) -> Result<(), LookError> {
         let is_blocked = self.link.as_ref().is_none_or(|link| *link.blocked().borrow());
         if self.unarmed || is_blocked {
@@ -339,7 +345,7 @@ impl Watch {
         self.pay().await
     }
 
-    /// Gives RabbitMQ the beat that Postgres has.
+    /// Gives RabbitMQ what it is owed, if that is still what Postgres has.
     async fn pay(&mut self) -> Result<(), LookError> {
         let (Some(publisher), Some(witness)) = (&mut self.publisher, &self.owed) else { return Ok(()) };
         let asked_at = Instant::now();

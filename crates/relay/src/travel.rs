@@ -80,10 +80,19 @@ impl Sides {
     /// # Errors
     /// When one of them cannot be asked.
     pub async fn look(store: &Store, link: &Link, published: &[PublishedRow]) -> Result<Self, LookError> {
+        let sides = Self::look_once(store, link, published).await?;
+        if sides.database.beat > 0 && sides.broker_of_this_history().is_none() {
+            // It may have begun between the two answers.
+            return Self::look_once(store, link, published).await;
+        }
+        Ok(sides)
+    }
+
+    async fn look_once(store: &Store, link: &Link, published: &[PublishedRow]) -> Result<Self, LookError> {
         let broker = tokio::time::timeout(LOOK_TIMEOUT, link.witness())
             .await
             .map_err(|_| LookError::Timeout(LOOK_TIMEOUT))??;
-        // Postgres second: it is written to first, so that it is never behind without a reason.
+        // Postgres second: beats are written to it first, so that it is never behind without a reason.
         let database = within(LOOK_TIMEOUT, store.database_witness()).await?;
         let of_broker = broker.iter().filter(|witness| witness.lineage == database.lineage.to_string());
         let of_broker = of_broker.flat_map(|witness| &witness.rows).filter_map(row_of_witness);
@@ -93,11 +102,17 @@ impl Sides {
         Ok(Self { database, broker, missing_rows })
     }
 
+    /// RabbitMQ's witness, if it is of the history Postgres is in.
+    pub(crate) fn broker_of_this_history(&self) -> Option<&BrokerWitness> {
+        self.broker.as_ref().filter(|broker| broker.lineage == self.database.lineage.to_string())
+    }
+
     /// What went back in time, if anything did.
     ///
     /// Beats are exact: only a relay that has looked writes one, Postgres' before RabbitMQ's, and a commit that is lost
-    /// takes all later ones with it. Rows are for what was published since the last beat, and for a log that was tampered
-    /// with. The timeline alone proves nothing: a promotion that lost nothing moves it too.
+    /// takes all later ones with it. A history's name RabbitMQ is given before Postgres has its first beat. Rows are for
+    /// what was published since the last beat, and for a log that was tampered with. The timeline alone proves nothing: a
+    /// promotion that lost nothing moves it too.
     ///
     /// # Errors
     /// With what did.
@@ -137,12 +152,12 @@ impl Sides {
         Ok(())
     }
 
-    /// Two names: one side has missed a rebase, or they never belonged together. RabbitMQ's is of before it until Postgres'
-    /// first beats have arrived.
+    /// Two names: one side has missed a rebase, or they never belonged together. RabbitMQ's is of before it until a relay
+    /// gives it the new one, at beat 0.
     fn judge_histories(&self, broker: &BrokerWitness) -> Result<(), Travel> {
         let database = &self.database;
         match broker.epoch < database.epoch {
-            true if database.beat <= BEATS_ON_THEIR_WAY => Ok(()),
+            true if database.beat == 0 => Ok(()),
             true => Err(Travel::Broker { found: self.found(broker) }),
             false => Err(Travel::Database { found: self.found(broker) }),
         }
@@ -238,10 +253,10 @@ mod tests {
         );
         check("two that never met", database(1, 0), broker(OTHER, 1, 5), &[], "database");
         check("a rebase has just been", database(2, 0), broker(OTHER, 1, 5), &[], "nothing");
-        check("its first beat is on its way", database(2, 1), broker(OTHER, 1, 5), &[], "nothing");
-        check("so is its second", database(2, 2), broker(OTHER, 1, 5), &[], "nothing");
-        check("RabbitMQ from before a rebase", database(2, 3), broker(OTHER, 1, 5), &[], "broker");
-        check("a database from before a rebase", database(1, 5), broker(OTHER, 2, 1), &[], "database");
+        check("RabbitMQ has its name", database(2, 0), broker(LINEAGE, 2, 0), &[], "nothing");
+        check("its first beat is on its way", database(2, 1), broker(LINEAGE, 2, 0), &[], "nothing");
+        check("RabbitMQ from before a rebase", database(2, 1), broker(OTHER, 1, 5), &[], "broker");
+        check("a database from before a rebase", database(1, 5), broker(OTHER, 2, 0), &[], "database");
         let restored = DatabaseWitness { system_identifier: Some(99), ..database(1, 5) };
         check("a dump in another cluster", restored, broker(LINEAGE, 1, 5), &[], "cluster");
     }

@@ -63,6 +63,12 @@ impl StoreError {
         ["22", "54", "PB"].iter().any(|class| code.starts_with(class)).then(|| code.into_owned())
     }
 
+    /// Whether Postgres rolled the transaction back to end a deadlock.
+    pub(crate) fn is_deadlock(&self) -> bool {
+        let Self::Database(sqlx::Error::Database(error)) = self else { return false };
+        error.code().is_some_and(|code| code == "40P01")
+    }
+
     /// Whether the same call may succeed later: the server is away, restarting or out of connections.
     pub fn is_transient(&self) -> bool {
         let error = match self {

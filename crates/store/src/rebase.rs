@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sqlx::{PgConnection, types::Json};
 
+/// Each begins anew, and a worker that was in the way has gone on meanwhile.
+const REBASE_TRIES: u32 = 5;
+
 /// How the database is made the truth again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RebaseOptions {
@@ -50,13 +53,27 @@ pub struct LostUser {
 impl Store {
     /// Raises all versions, gives the targets another generation of queues, makes the jobs that send everybody's newest
     /// state to those that take newest states, and begins another history, in one transaction. Producers wait until it
-    /// ends.
+    /// ends. Workers go on meanwhile; where Postgres chose this to end a deadlock with one of them, it is done again.
     ///
     /// # Errors
     /// When Postgres refuses; then nothing was changed.
     pub async fn rebase(
         &self,
         options: RebaseOptions,
+        operation: &Operation,
+    ) -> Result<(Rebased, Vec<CreatedJob>), StoreError> {
+        for _ in 1..REBASE_TRIES {
+            match self.rebase_once(&options, operation).await {
+                Err(error) if error.is_deadlock() => {}
+                done => return done,
+            }
+        }
+        self.rebase_once(&options, operation).await
+    }
+
+    async fn rebase_once(
+        &self,
+        options: &RebaseOptions,
         operation: &Operation,
     ) -> Result<(Rebased, Vec<CreatedJob>), StoreError> {
         let mut tx = self.pool.begin().await?;
@@ -147,7 +164,7 @@ async fn rewind_targets(tx: &mut PgConnection) -> Result<u64, StoreError> {
     Ok(rewound.rows_affected())
 }
 
-/// RabbitMQ's witness of an older epoch is overwritten by the first beat. With a version floor, cursors are of the cluster
+/// RabbitMQ's witness of an older epoch is overwritten before the first beat. With a version floor, cursors are of the cluster
 /// that is there now.
 async fn begin_history(
     tx: &mut PgConnection,

@@ -1,4 +1,4 @@
-use super::{SOON, emit, until_witnessed};
+use super::{SOON, emit, rebase, until_converged, until_witnessed};
 use nix::sys::signal::Signal;
 use postbound_tests::{Installation, Options, Process, Role, eventually};
 use serde_json::Value;
@@ -67,6 +67,16 @@ async fn a_postgres_that_answers_late_is_not_taken_for_a_rabbitmq_that_lost_mess
     assert_never_halted(&relay);
 }
 
+/// So many relays die one after the other, each when Postgres has its beat and RabbitMQ has not.
+async fn die_between_witnesses(installation: &Installation, times: u32) {
+    for _ in 0..times {
+        let mut relay = installation.spawn(Role::Relay, &["relay"], &[("failpoint", "relay.beat_written")]);
+        emit(installation, "user", 1, "updated").await;
+        let status = relay.ended().await;
+        assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{status:?}: {}", relay.log());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn relays_that_die_one_after_the_other_between_two_witnesses_are_not_taken_for_lost_messages() {
     let installation = Installation::start(Options::default()).await;
@@ -74,12 +84,7 @@ async fn relays_that_die_one_after_the_other_between_two_witnesses_are_not_taken
     emit(&installation, "user", 5, "created").await;
     until_witnessed(&installation, 0).await;
     assert!(relay.terminate().await.success());
-    for _ in 0..4 {
-        let mut relay = installation.spawn(Role::Relay, &["relay"], &[("failpoint", "relay.beat_written")]);
-        emit(&installation, "user", 1, "updated").await;
-        let status = relay.ended().await;
-        assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{status:?}: {}", relay.log());
-    }
+    die_between_witnesses(&installation, 4).await;
     let (in_postgres, in_rabbitmq) = beats(&installation).await;
     assert_eq!(in_postgres, in_rabbitmq + 1, "each gave RabbitMQ the beat of the one before");
     let relay = installation.relay();
@@ -87,5 +92,23 @@ async fn relays_that_die_one_after_the_other_between_two_witnesses_are_not_taken
     emit(&installation, "user", 5, "updated").await;
     until_witnessed(&installation, in_postgres).await;
     installation.assert_converged().await;
+    assert_never_halted(&relay);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relays_that_die_in_the_first_beats_of_a_history_are_not_taken_for_lost_messages() {
+    let installation = Installation::start(Options::default()).await;
+    emit(&installation, "user", 5, "created").await;
+    die_between_witnesses(&installation, 3).await;
+    assert_eq!(beats(&installation).await, (3, 2), "of the first history");
+    // RabbitMQ's witness is of the history before, until the first relay has begun the next.
+    rebase(&installation, &["--database"]).await;
+    die_between_witnesses(&installation, 3).await;
+    assert_eq!(beats(&installation).await, (3, 2), "of the next");
+    let relay = installation.relay();
+    let _worker = installation.worker(&[]);
+    emit(&installation, "user", 5, "updated").await;
+    until_witnessed(&installation, 3).await;
+    until_converged(&installation).await;
     assert_never_halted(&relay);
 }

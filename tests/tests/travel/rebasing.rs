@@ -114,3 +114,45 @@ async fn users_whose_import_was_cancelled_are_reconciled_neither_before_nor_afte
     let _relay = installation.relay();
     eventually("one who has changed since is", SOON, async || (stale().await == 1).then_some(())).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebase_that_postgres_ends_for_a_deadlock_is_done_again() {
+    let installation = Installation::start(Options::default().with("targets.crm.coalesce", "false")).await;
+    let (relay, mut worker) = (installation.relay(), installation.worker(&[]));
+    emit(&installation, "user", 3, "created").await;
+    until_converged(&installation).await;
+    assert!(worker.terminate().await.success());
+
+    // As a worker that settles: it has a row of the ledger, and wants what the rebase has locked before. The rebase finds
+    // the deadlock, once: long enough after it began to wait.
+    let superuser = installation.database.superuser();
+    let patience = "do $$ begin
+        execute format('alter database %I set deadlock_timeout = ''10s''', current_database());
+    end $$";
+    sqlx::raw_sql(patience).execute(superuser).await.unwrap();
+    let mut settling = superuser.begin().await.unwrap();
+    sqlx::raw_sql(
+        "set local deadlock_timeout = '10min';
+         select from postbound.delivery_ledger where target = 'crm' and user_id = 'user-2' for update",
+    )
+    .execute(&mut *settling)
+    .await
+    .unwrap();
+    let rebasing = rebase(&installation, &["--database"]);
+    let in_its_way = async {
+        eventually("the rebase waits for the row", SOON, async || {
+            let waits = "select exists (select from pg_stat_activity
+                                        where wait_event_type = 'Lock' and query like '-- rebase%')";
+            sqlx::query_scalar(waits).fetch_one(superuser).await.unwrap_or(false).then_some(())
+        })
+        .await;
+        sqlx::raw_sql("select from postbound.user_head for update").execute(&mut *settling).await.unwrap();
+        settling.commit().await.unwrap();
+    };
+    let (rebased, ()) = tokio::join!(rebasing, in_its_way);
+    assert_eq!(rebased["rebased"]["users"], 3, "{rebased}");
+    let _worker = installation.worker(&[]);
+    emit(&installation, "user", 3, "updated").await;
+    until_converged(&installation).await;
+    drop(relay);
+}
