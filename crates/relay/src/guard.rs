@@ -4,7 +4,7 @@ use crate::{
     travel::{LookError, Sides, Travel, witness_of_row},
 };
 use postbound_broker::{Broker, BrokerError, BrokerWitness, Link, Publisher, Verdict};
-use postbound_store::{DatabaseWitness, Store, StoreError, within};
+use postbound_store::{DatabaseWitness, Store, within};
 use postbound_telemetry::Component;
 use std::{sync::Arc, time::Duration};
 use time::OffsetDateTime;
@@ -14,6 +14,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// Pause between beats, and between looks while nothing is published.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
@@ -43,6 +44,8 @@ struct Looked {
     from: Instant,
     /// Start of the server that was asked.
     server_started: OffsetDateTime,
+    /// The history it is in.
+    lineage: Uuid,
     verdict: Result<(), Travel>,
 }
 
@@ -188,10 +191,9 @@ impl Watch {
         let stale = self.read_at.is_none_or(|at| at.elapsed() > LOOK_EVERY);
         if was_asked || halted || !is_up || stale {
             self.look().await?;
-        } else if self.is_same_server().await? {
-            self.check_rows().await?;
         } else {
-            self.look().await?;
+            let now = within(QUERY_TIMEOUT, self.store.database_witness()).await?;
+            if self.is_as_looked_at(&now) { self.check_rows().await? } else { self.look().await? }
         }
         let goes_on = self.looked.borrow().as_ref().is_some_and(|looked| looked.verdict.is_ok());
         if goes_on { self.beat().await } else { Ok(()) }
@@ -207,18 +209,23 @@ impl Watch {
             self.confirmed = None;
         }
         let Some(link) = self.link.clone() else { return Ok(()) };
-        let lineage = within(QUERY_TIMEOUT, self.store.database_witness()).await?.lineage;
-        let mut sides = Sides::look(&self.store, &link, &self.published.rows_of(lineage)).await?;
+        let before = within(QUERY_TIMEOUT, self.store.database_witness()).await?.lineage;
+        let mut sides = Sides::look(&self.store, &link, &self.published.rows_of(before)).await?;
         self.restore_overwritten(&mut sides);
         self.unarmed = sides.broker.is_none() && !link.witness_queue().await?.exists;
         self.read_at = Some(Instant::now());
         let verdict = sides.judge();
+        let (server_started, lineage) = (sides.database.server.started, sides.database.lineage);
         if verdict.is_ok() {
+            self.published.begin(lineage);
             self.owe_what_is_behind(&sides);
+            if sides.database.beat == 0 && !self.unarmed && !*link.blocked().borrow() {
+                // Before anybody publishes: until then, messages that are lost are not missed.
+                self.pay().await?;
+            }
         }
-        let server_started = sides.database.server.started;
         self.say(&sides, &verdict).await?;
-        self.looked.send_replace(Some(Looked { from, server_started, verdict }));
+        self.looked.send_replace(Some(Looked { from, server_started, lineage, verdict }));
         Ok(())
     }
 
@@ -260,9 +267,11 @@ impl Watch {
         });
     }
 
-    async fn is_same_server(&mut self) -> Result<bool, StoreError> {
-        let now = within(QUERY_TIMEOUT, self.store.database_witness()).await?.server.started;
-        Ok(self.looked.borrow().as_ref().is_some_and(|looked| looked.server_started == now))
+    /// Whether Postgres is the server of the last look, and in the same history.
+    fn is_as_looked_at(&self, now: &DatabaseWitness) -> bool {
+        let as_looked_at =
+            |looked: &Looked| looked.server_started == now.server.started && looked.lineage == now.lineage;
+        self.looked.borrow().as_ref().is_some_and(as_looked_at)
     }
 
     /// Between two looks at RabbitMQ: whether all that was published is still there.
@@ -328,13 +337,15 @@ impl Watch {
         }
         let count = self.published.count();
         let seen = within(QUERY_TIMEOUT, self.store.database_witness()).await?;
-        let is_same_server =
-            self.looked.borrow().as_ref().is_some_and(|looked| looked.server_started == seen.server.started);
-        let moved = seen.timeline != Some(seen.server.timeline) || seen.system_identifier.is_none();
-        if !is_same_server || (count == self.told && seen.beat > 0 && !moved) {
+        if !self.is_as_looked_at(&seen) {
+            // The first beat of a history that has begun since would come before its name.
+            self.read_at = None;
             return Ok(());
         }
-        self.published.begin(seen.lineage);
+        let moved = seen.timeline != Some(seen.server.timeline) || seen.system_identifier.is_none();
+        if count == self.told && seen.beat > 0 && !moved {
+            return Ok(());
+        }
         let version_max = self.published.version_max().max(seen.version_max);
         if !within(QUERY_TIMEOUT, self.store.beat(&seen, version_max, self.lease_token)).await? {
             return Ok(());

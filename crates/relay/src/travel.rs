@@ -81,11 +81,11 @@ impl Sides {
     /// When one of them cannot be asked.
     pub async fn look(store: &Store, link: &Link, published: &[PublishedRow]) -> Result<Self, LookError> {
         let sides = Self::look_once(store, link, published).await?;
-        if sides.database.beat > 0 && sides.broker_of_this_history().is_none() {
-            // It may have begun between the two answers.
-            return Self::look_once(store, link, published).await;
+        match sides.judge() {
+            // Postgres was asked second: a history may have begun since RabbitMQ answered, or several beats been written.
+            Err(Travel::Broker { .. }) => Self::look_once(store, link, published).await,
+            _ => Ok(sides),
         }
-        Ok(sides)
     }
 
     async fn look_once(store: &Store, link: &Link, published: &[PublishedRow]) -> Result<Self, LookError> {

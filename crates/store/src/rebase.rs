@@ -52,8 +52,8 @@ pub struct LostUser {
 
 impl Store {
     /// Raises all versions, gives the targets another generation of queues, makes the jobs that send everybody's newest
-    /// state to those that take newest states, and begins another history, in one transaction. Producers wait until it
-    /// ends. Workers go on meanwhile; where Postgres chose this to end a deadlock with one of them, it is done again.
+    /// state to those that take newest states, and begins another history, in one transaction. Producers, and workers that
+    /// settle, wait until it ends. Where Postgres ended it for a deadlock with one of them, it is done again.
     ///
     /// # Errors
     /// When Postgres refuses; then nothing was changed.
@@ -77,6 +77,7 @@ impl Store {
         operation: &Operation,
     ) -> Result<(Rebased, Vec<CreatedJob>), StoreError> {
         let mut tx = self.pool.begin().await?;
+        sqlx::query("-- rebase_lock\nselect postbound.lock_for_rebase()").execute(&mut *tx).await?;
         let done: Json<Rebased> = sqlx::query_scalar("-- rebase\nselect postbound.rebase($1, $2, $3)")
             .bind(options.version_floor)
             .bind(options.foreign_cursors)

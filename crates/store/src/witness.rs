@@ -10,7 +10,7 @@ pub struct DatabaseWitness {
     pub epoch: i64,
     /// Name of the history.
     pub lineage: Uuid,
-    /// Beats so far; 0: RabbitMQ holds no witness of this history yet.
+    /// Beats so far; 0: the history begins, and RabbitMQ is given its name before the first.
     pub beat: i64,
     /// The greatest version that was published.
     pub version_max: i64,

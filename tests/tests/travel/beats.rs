@@ -1,4 +1,4 @@
-use super::{SOON, emit, rebase, until_converged, until_witnessed};
+use super::{SOON, emit, rebase, until_converged, until_halted, until_witnessed};
 use nix::sys::signal::Signal;
 use postbound_tests::{Installation, Options, Process, Role, eventually};
 use serde_json::Value;
@@ -25,15 +25,25 @@ async fn number(installation: &Installation, query: &'static str) -> i64 {
     sqlx::query_scalar(query).fetch_one(installation.database.superuser()).await.unwrap()
 }
 
-/// Beats of both sides: Postgres, RabbitMQ.
-async fn beats(installation: &Installation) -> (i64, i64) {
-    let in_rabbitmq = eventually("RabbitMQ tells its witness", SOON, async || {
+/// RabbitMQ's witness, as it is in the queue.
+async fn witness(installation: &Installation) -> String {
+    eventually("RabbitMQ tells its witness", SOON, async || {
         let messages = installation.vhost.peek(&installation.http, "postbound.witness").await;
-        let witness: Value = serde_json::from_str(messages.first()?["payload"].as_str()?).ok()?;
-        witness["beat"].as_i64()
+        Some(messages.first()?["payload"].as_str()?.to_owned())
     })
-    .await;
-    (number(installation, "select beat from postbound.witness").await, in_rabbitmq)
+    .await
+}
+
+/// Beats of both sides, which are in one history: Postgres, RabbitMQ.
+async fn beats(installation: &Installation) -> (i64, i64) {
+    let in_rabbitmq: Value = serde_json::from_str(&witness(installation).await).unwrap();
+    let (lineage, in_postgres): (String, i64) =
+        sqlx::query_as("select lineage::text, beat from postbound.witness")
+            .fetch_one(installation.database.superuser())
+            .await
+            .unwrap();
+    assert_eq!(in_rabbitmq["lineage"], lineage.as_str());
+    (in_postgres, in_rabbitmq["beat"].as_i64().unwrap())
 }
 
 fn assert_never_halted(relay: &Process) {
@@ -111,4 +121,36 @@ async fn relays_that_die_in_the_first_beats_of_a_history_are_not_taken_for_lost_
     until_witnessed(&installation, 3).await;
     until_converged(&installation).await;
     assert_never_halted(&relay);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_lives_through_a_rebase_gives_rabbitmq_the_historys_name_before_its_first_beat() {
+    let installation = Installation::start(Options::default()).await;
+    // It dies with the first beat of its second history.
+    let mut dying = installation.spawn(Role::Relay, &["relay"], &[("failpoint", "relay.beat_written:2")]);
+    until_witnessed(&installation, 0).await;
+    rebase(&installation, &["--database"]).await;
+    let status = dying.ended().await;
+    assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{status:?}: {}", dying.log());
+    assert_eq!(beats(&installation).await, (1, 0));
+    let relay = installation.relay();
+    let _worker = installation.worker(&[]);
+    emit(&installation, "user", 5, "created").await;
+    until_witnessed(&installation, 1).await;
+    until_converged(&installation).await;
+    assert_never_halted(&relay);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rabbitmq_put_back_to_before_a_rebase_is_missed_from_the_first_beat_on() {
+    let installation = Installation::start(Options::default()).await;
+    let mut relay = installation.relay();
+    until_witnessed(&installation, 0).await;
+    let before = witness(&installation).await;
+    rebase(&installation, &["--database"]).await;
+    until_witnessed(&installation, 0).await;
+    assert!(relay.terminate().await.success());
+    installation.vhost.publish(&installation.http, "postbound.witness", "witness", &before).await;
+    let why = until_halted(&installation.relay()).await;
+    assert!(why.contains("RabbitMQ has lost messages"), "{why}");
 }

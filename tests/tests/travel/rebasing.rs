@@ -123,34 +123,40 @@ async fn a_rebase_that_postgres_ends_for_a_deadlock_is_done_again() {
     until_converged(&installation).await;
     assert!(worker.terminate().await.success());
 
-    // As a worker that settles: it has a row of the ledger, and wants what the rebase has locked before. The rebase finds
-    // the deadlock, once: long enough after it began to wait.
+    // As a worker that parks: it has rows of one table, and wants those of another that the rebase has locked before. The
+    // rebase finds the deadlock, once: long enough after it began to wait.
     let superuser = installation.database.superuser();
     let patience = "do $$ begin
         execute format('alter database %I set deadlock_timeout = ''10s''', current_database());
     end $$";
     sqlx::raw_sql(patience).execute(superuser).await.unwrap();
-    let mut settling = superuser.begin().await.unwrap();
-    sqlx::raw_sql(
-        "set local deadlock_timeout = '10min';
-         select from postbound.delivery_ledger where target = 'crm' and user_id = 'user-2' for update",
-    )
-    .execute(&mut *settling)
-    .await
-    .unwrap();
+    let mut parking = superuser.begin().await.unwrap();
+    sqlx::raw_sql("set local deadlock_timeout = '10min'; select from postbound.parked_user for update")
+        .execute(&mut *parking)
+        .await
+        .unwrap();
     let rebasing = rebase(&installation, &["--database"]);
     let in_its_way = async {
-        eventually("the rebase waits for the row", SOON, async || {
-            let waits = "select exists (select from pg_stat_activity
-                                        where wait_event_type = 'Lock' and query like '-- rebase%')";
+        eventually("the rebase waits for it", SOON, async || {
+            let waits = "select exists (select from pg_stat_activity where datname = current_database()
+                                          and wait_event_type = 'Lock' and query like '-- rebase%')";
             sqlx::query_scalar(waits).fetch_one(superuser).await.unwrap_or(false).then_some(())
         })
         .await;
-        sqlx::raw_sql("select from postbound.user_head for update").execute(&mut *settling).await.unwrap();
-        settling.commit().await.unwrap();
+        sqlx::raw_sql("select from postbound.delivery_ledger for update")
+            .execute(&mut *parking)
+            .await
+            .unwrap();
+        parking.commit().await.unwrap();
     };
     let (rebased, ()) = tokio::join!(rebasing, in_its_way);
     assert_eq!(rebased["rebased"]["users"], 3, "{rebased}");
+    eventually("there was a deadlock", SOON, async || {
+        let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
+        let deadlocks: i64 = sqlx::query_scalar(deadlocks).fetch_one(superuser).await.unwrap();
+        (deadlocks == 1).then_some(())
+    })
+    .await;
     let _worker = installation.worker(&[]);
     emit(&installation, "user", 3, "updated").await;
     until_converged(&installation).await;
