@@ -244,6 +244,24 @@ fn a_replayed_event_may_follow_newer_ones_at_an_event_target_alone() {
 }
 
 #[test]
+fn only_an_event_target_may_be_left_with_an_older_event_that_it_took_last() {
+    let took_last = |target: &mut TargetHistory, began_s| {
+        late(target, began_s);
+        // No guard refuses it, and nothing comes after it.
+        rows(target).pop();
+        let held = Holding { version: Some(1), mark: Some("m1".to_owned()), is_active: true };
+        target.holds.insert(user(), held);
+    };
+    whole_case("an event executed late", &[], |history| took_last(&mut history.targets[2], 15));
+    whole_case("an event sent too late", &["I3"], |history| took_last(&mut history.targets[2], 35));
+    whole_case("an event it did not take last", &["I4"], |history| {
+        took_last(&mut history.targets[2], 15);
+        rows(&mut history.targets[2]).push(seen(3, 50));
+    });
+    whole_case("a state", &["I4"], |history| took_last(&mut history.targets[0], 15));
+}
+
+#[test]
 fn two_requests_of_one_user_at_once_are_found() {
     let hurried = |target: &mut TargetHistory| {
         target.requests[1].answered_us = None;
