@@ -164,12 +164,16 @@ async fn parked(pool: &PgPool, target: &str) -> Result<BTreeMap<User, String>> {
     Ok(rows.into_iter().map(|(tenant, id, why)| (User { tenant, id }, why)).collect())
 }
 
+/// A relay that died had no time to write which version it had sent: that is what the item's own settlement delivered.
 async fn by_jobs(pool: &PgPool, target: &str) -> Result<BTreeMap<User, Vec<i64>>> {
     let rows: Vec<(String, String, i64)> = sqlx::query_as(
         "-- chaos_by_jobs
-        select i.tenant_id, i.user_id, i.version
+        select i.tenant_id, i.user_id, coalesce(i.version, s.delivered_version)
         from postbound.job_item as i join postbound.job as j using (job_id)
-        where j.target = $1 and i.version is not null",
+        left join app.ledger_steps as s
+          on i.version is null and s.xid = i.xmin and s.target = j.target and s.tenant_id = i.tenant_id
+         and s.user_id = i.user_id
+        where j.target = $1 and (i.version is not null or s.step is not null)",
     )
     .bind(target)
     .fetch_all(pool)

@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::clock::now_us;
 use crate::wire::{Observer, Tap};
 
 /// Bytes read at once, and so the most a stalled direction holds beside the sockets' own buffers.
@@ -276,12 +277,14 @@ impl Pump {
                 Flow::Slow { piece_bytes, .. } => piece_bytes.clamp(1, bytes.len()),
                 Flow::Free | Flow::Stalled => bytes.len(),
             };
+            // Before it is: whoever waits for it may go on before this task does.
+            let written_us = now_us();
             to.write_all(&bytes[..piece]).await?;
             bytes = &bytes[piece..];
             if bytes.is_empty()
                 && let Some(tap) = &self.tap
             {
-                tap.passed(self.way);
+                tap.passed(self.way, written_us);
             }
             if let Flow::Slow { pause_ms, .. } = flow {
                 tokio::time::sleep(Duration::from_millis(pause_ms)).await;

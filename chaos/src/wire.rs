@@ -33,7 +33,7 @@ pub(crate) struct Request {
     pub(crate) body_sha256: String,
     /// When its first byte came.
     pub(crate) began_us: MomentUs,
-    /// When its answer had been handed to the sender whole; none: it was not.
+    /// When the last of its answer was handed to the sender; none: it was not.
     pub(crate) answered_us: Option<MomentUs>,
     /// The answer's status, also where it did not reach the sender.
     pub(crate) status: Option<u16>,
@@ -91,13 +91,13 @@ impl Tap {
         }
     }
 
-    /// What came in has been written on.
-    pub(crate) fn passed(&self, way: Way) {
+    /// What came in has been written on, the last of it at that time.
+    pub(crate) fn passed(&self, way: Way, at_us: MomentUs) {
         let mut connection = self.lock();
         if way == Way::Down
             && let Some(place) = connection.answering.take()
         {
-            self.observer.lock()[place].answered_us = Some(now_us());
+            self.observer.lock()[place].answered_us = Some(at_us);
         }
     }
 
