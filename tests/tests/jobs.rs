@@ -5,6 +5,7 @@ mod arriving;
 mod queues;
 mod reconciling;
 mod sending;
+mod settling;
 mod steering;
 
 use postbound_tests::{Installation, eventually};

@@ -162,7 +162,8 @@ impl Store {
         found.into_iter().map(job_item).collect()
     }
 
-    /// Writes what became of waiting items. One that a worker has settled already stays settled.
+    /// Writes what became of waiting items. One that a worker has settled already stays settled. Items are locked in their
+    /// order, as by workers that settle them.
     ///
     /// # Errors
     /// When Postgres refuses; then nothing was written.
@@ -176,18 +177,23 @@ impl Store {
             "-- mark_job_items
             with lease as (
                 select from postbound.relay_lease where token = $6
+            ), asked as materialized (
+                -- The job as a column: as a constant the planner, before it has statistics, would go through the whole job
+                -- for each item.
+                select i.job_id, i.item, n.state, n.reason, n.version
+                from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bigint[])
+                    as n (job_id, item, state, reason, version)
+                join postbound.job_item as i on i.job_id = n.job_id and i.item = n.item
+                where exists (select from lease)
+                order by i.job_id, i.item for update of i
             ), marked as (
                 update postbound.job_item as i
                 set version = coalesce(n.version, i.version),
                     state = case i.state when 'waiting' then n.state else i.state end,
                     reason = case i.state when 'waiting' then n.reason else i.reason end,
                     settled_at = case when i.state = 'waiting' and n.state <> 'sent' then clock_timestamp() else i.settled_at end
-                -- The job as a column: as a constant the planner, before it has statistics, would go through the whole job
-                -- for each item.
-                from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bigint[])
-                    as n (job_id, item, state, reason, version)
+                from asked as n
                 where i.job_id = n.job_id and i.item = n.item and (i.state = 'waiting' or i.version is null)
-                  and exists (select from lease)
             )
             select exists (select from lease)",
         )

@@ -244,15 +244,20 @@ impl Store {
     pub async fn resend_lost_job_items(&self, target: &str, lease_token: i64) -> Result<u64, StoreError> {
         let done = sqlx::query(
             "-- resend_lost_job_items
+            with lost as materialized (
+                select i.job_id, i.item
+                from postbound.job as j join postbound.job_item as i on i.job_id = j.job_id and i.state = 'sent'
+                where j.target = $1 and j.finished_at is null
+                  and not exists (select from postbound.breaker as b where b.target = $1 and b.tenant_id in ('', i.tenant_id))
+                  and not exists (
+                      select from postbound.parked_state as p
+                      where p.target = j.target and p.tenant_id = i.tenant_id and p.user_id = i.user_id
+                        and p.job_id = i.job_id and p.job_item = i.item)
+                  and exists (select from postbound.relay_lease where token = $2)
+                order by i.job_id, i.item for update of i
+            )
             update postbound.job_item as i set state = 'waiting'
-            from postbound.job as j
-            where j.target = $1 and j.finished_at is null and i.job_id = j.job_id and i.state = 'sent'
-              and not exists (select from postbound.breaker as b where b.target = $1 and b.tenant_id in ('', i.tenant_id))
-              and not exists (
-                  select from postbound.parked_state as p
-                  where p.target = j.target and p.tenant_id = i.tenant_id and p.user_id = i.user_id
-                    and p.job_id = i.job_id and p.job_item = i.item)
-              and exists (select from postbound.relay_lease where token = $2)",
+            from lost where i.job_id = lost.job_id and i.item = lost.item and i.state = 'sent'",
         )
         .bind(target)
         .bind(lease_token)

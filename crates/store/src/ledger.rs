@@ -302,17 +302,22 @@ async fn settle_items(tx: &mut sqlx::PgConnection, settlements: &[&Settlement]) 
 }
 
 /// A replayed letter that was delivered is closed with its item. "Not settled" is asked of the time and not of the state:
-/// a condition on the state lets the planner, before it has statistics, go through a partial index row by row.
+/// a condition on the state lets the planner, before it has statistics, go through a partial index row by row. Items are
+/// locked in their order, as by the relay that marks them (`Store::mark_job_items`).
 async fn write_items(
     connection: &mut sqlx::PgConnection,
     items: &[(JobPart, ItemOutcome)],
 ) -> Result<(), StoreError> {
     sqlx::query(
         "-- settle_items
-        with settled as (
-            update postbound.job_item as i set state = u.state, reason = u.reason, settled_at = clock_timestamp()
+        with asked as materialized (
+            select i.job_id, i.item, u.state, u.reason
             from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[]) as u (job_id, item, state, reason)
-            where i.job_id = u.job_id and i.item = u.item and i.settled_at is null
+            join postbound.job_item as i on i.job_id = u.job_id and i.item = u.item and i.settled_at is null
+            order by i.job_id, i.item for update of i
+        ), settled as (
+            update postbound.job_item as i set state = u.state, reason = u.reason, settled_at = clock_timestamp()
+            from asked as u where i.job_id = u.job_id and i.item = u.item and i.settled_at is null
             returning i.letter_id, i.state, i.job_id
         )
         update postbound.dead_letter as d set replayed_at = clock_timestamp()

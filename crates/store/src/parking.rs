@@ -310,9 +310,13 @@ impl Parking {
 async fn supersede_items(tx: &mut sqlx::PgConnection, items: &[JobPart]) -> Result<(), StoreError> {
     sqlx::query(
         "-- supersede_items
+        with asked as materialized (
+            select i.job_id, i.item from unnest($1::bigint[], $2::bigint[]) as u (job_id, item)
+            join postbound.job_item as i on i.job_id = u.job_id and i.item = u.item and i.settled_at is null
+            order by i.job_id, i.item for update of i
+        )
         update postbound.job_item as i set state = 'superseded', settled_at = clock_timestamp()
-        from unnest($1::bigint[], $2::bigint[]) as u (job_id, item)
-        where i.job_id = u.job_id and i.item = u.item and i.settled_at is null",
+        from asked as u where i.job_id = u.job_id and i.item = u.item and i.settled_at is null",
     )
     .bind(items.iter().map(|part| part.job).collect::<Vec<_>>())
     .bind(items.iter().map(|part| part.item).collect::<Vec<_>>())
