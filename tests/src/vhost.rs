@@ -57,6 +57,31 @@ impl Vhost {
         self.rabbitmq.delete_queue(&self.name, name).await.unwrap();
     }
 
+    /// Stops a quorum queue's own process, so that it answers nobody.
+    ///
+    /// # Panics
+    /// When RabbitMQ does not answer.
+    pub async fn suspend_queue(&self, name: &str) {
+        self.tell_queue("suspend", name).await;
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Panics
+    /// When RabbitMQ does not answer.
+    pub async fn resume_queue(&self, name: &str) {
+        self.tell_queue("resume", name).await;
+    }
+
+    async fn tell_queue(&self, what: &str, name: &str) {
+        let vhost = &self.name;
+        let code = format!(
+            "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"{vhost}\">>, queue, <<\"{name}\">>)), \
+             ok = sys:{what}(amqqueue:get_pid(Q))."
+        );
+        self.rabbitmq.rabbitmqctl(&["eval", &code]).await.unwrap();
+    }
+
     /// Closes every connection from RabbitMQ's side.
     ///
     /// # Panics

@@ -17,6 +17,7 @@ mod secrets;
 mod shutdown;
 mod stalls;
 mod stream;
+mod takeovers;
 mod tls;
 mod upgrades;
 mod workers;

@@ -8,6 +8,11 @@ use lapin::{
     protocol::{AMQPErrorKind, AMQPSoftError},
     types::{AMQPValue, FieldTable},
 };
+use std::time::{Duration, Instant};
+
+/// RabbitMQ gives a quorum queue 250 ms to say what it holds (`rabbit_quorum_queue:stat/1`, 3.10 and 4.x), and says that it
+/// holds nothing and has no consumer where it did not. What came sooner is the queue's own word.
+const OWN_WORD_WITHIN: Duration = Duration::from_millis(200);
 
 /// Bounds of a partition queue, live or backfill. RabbitMQ cannot change them on an existing queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +46,21 @@ pub struct QueueState {
     pub messages: u32,
     /// Consumers.
     pub consumers: u32,
+    /// Whether the queue said so itself. Nothing ready and no consumer is also what RabbitMQ says of a queue that does not
+    /// answer in time.
+    pub answered: bool,
+}
+
+impl QueueState {
+    /// Whether nothing is ready in it, for sure.
+    pub fn is_empty(&self) -> bool {
+        self.answered && self.messages == 0
+    }
+
+    /// Whether nobody consumes from it, for sure.
+    pub fn is_unused(&self) -> bool {
+        self.answered && self.consumers == 0
+    }
 }
 
 impl Link {
@@ -123,15 +143,15 @@ impl Link {
         // A missing queue closes the channel, so each look has its own.
         let channel = self.channel().await?;
         let options = QueueDeclareOptions::durable().passive();
+        let (name, asked_at) = (queue.to_owned(), Instant::now());
         let state = match channel.queue_declare(queue.into(), options, FieldTable::default()).await {
-            Ok(found) => QueueState {
-                name: queue.to_owned(),
-                exists: true,
-                messages: found.message_count(),
-                consumers: found.consumer_count(),
-            },
+            Ok(found) => {
+                let (messages, consumers) = (found.message_count(), found.consumer_count());
+                let answered = messages > 0 || consumers > 0 || asked_at.elapsed() < OWN_WORD_WITHIN;
+                QueueState { name, exists: true, messages, consumers, answered }
+            }
             Err(error) if is_soft(&error, AMQPSoftError::NOTFOUND) => {
-                return Ok(QueueState { name: queue.to_owned(), exists: false, messages: 0, consumers: 0 });
+                return Ok(QueueState { name, exists: false, messages: 0, consumers: 0, answered: true });
             }
             Err(error) => return Err(error.into()),
         };
@@ -140,7 +160,8 @@ impl Link {
     }
 
     /// Whether a queue has a message ready. The queue answers in the order of its own log, so a no is certain;
-    /// [`Link::queue_state`] can say 0 of a queue that has just started, or does not answer in time.
+    /// [`Link::queue_state`] can say 0 of a queue that has just started. Ask that first: of several messages that were given
+    /// back before, the one that is looked at goes behind the others.
     ///
     /// # Errors
     /// When the queue is missing or RabbitMQ cannot be asked.
@@ -148,7 +169,6 @@ impl Link {
         let channel = self.channel().await?;
         let got = channel.basic_get(queue.into(), BasicGetOptions { no_ack: false }).await?;
         if let Some(message) = &got {
-            // It goes back to where it was before anybody can consume what is behind it.
             let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
             channel.basic_nack(message.delivery.delivery_tag, options).await?;
         }
@@ -193,7 +213,7 @@ impl Link {
     /// When RabbitMQ cannot be asked.
     pub async fn delete_queue_if_empty(&self, queue: &str) -> Result<bool, BrokerError> {
         let state = self.queue_state(queue).await?;
-        if state.messages > 0 || state.consumers > 0 {
+        if !state.is_empty() || !state.is_unused() {
             return Ok(false);
         }
         if state.exists && self.has_ready_message(queue).await? {

@@ -354,7 +354,7 @@ impl Session {
             let names = TargetNames::new(self.context.target.clone(), generation.number);
             for partition in 0..generation.partitions {
                 self.context.component.progress();
-                if link.queue_state(&names.backfill_queue(partition)).await?.messages > 0 {
+                if !link.queue_state(&names.backfill_queue(partition)).await?.is_empty() {
                     return Ok(());
                 }
             }

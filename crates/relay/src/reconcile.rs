@@ -135,7 +135,7 @@ async fn queues_are_empty(target: &RegisteredTarget, link: &Link) -> Result<bool
     for partition in 0..target.registration.partitions {
         let queue = link.queue_state(&names.queue(partition)).await?;
         // A missing one is the stream's to report.
-        if !queue.exists || queue.messages > 0 {
+        if !queue.exists || !queue.is_empty() {
             return Ok(false);
         }
     }

@@ -230,6 +230,8 @@ impl Store {
     pub async fn forget_past_partition(&self, target: &str, past: &PastPartition) -> Result<(), StoreError> {
         sqlx::query(
             "-- forget_past_partition
+            with prefetch as (
+                delete from postbound.partition_prefetch where target = $1 and generation = $2 and partition = $3)
             delete from postbound.drained_partition where target = $1 and generation = $2 and partition = $3",
         )
         .bind(target)

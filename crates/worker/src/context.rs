@@ -200,6 +200,11 @@ impl TargetContext {
         (!self.plan.guards_versions).then(lease)
     }
 
+    /// Number of the generation of queues it works on.
+    pub(crate) fn generation(&self) -> i32 {
+        self.generation.number
+    }
+
     /// KiB of messages held at most, of live ones or of those of jobs.
     pub(crate) fn kibibytes_max(&self, backfill: bool) -> usize {
         kibibytes_max(&self.plan, backfill)

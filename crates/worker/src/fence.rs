@@ -20,11 +20,12 @@ impl Fence {
         self.until.send_replace(until);
     }
 
-    /// Waits until something that takes `duration` at most would end within the leases.
-    pub(crate) async fn pass(&self, duration: Duration) {
+    /// Waits until something that takes `duration` at most would end within the leases. Gives until when they hold.
+    pub(crate) async fn pass(&self, duration: Duration) -> Instant {
         let mut until = self.until.subscribe();
         // The sender lives as long as self.
-        let _ = until.wait_for(|until| Instant::now() + duration <= *until).await;
+        let passed = until.wait_for(|until| Instant::now() + duration <= *until).await;
+        passed.map_or_else(|_| Instant::now(), |until| *until)
     }
 }
 

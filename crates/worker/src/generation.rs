@@ -35,7 +35,7 @@ impl Draining {
         }
         loop {
             // What was handed out does not show in the queue: a partition is not ended while something is held here.
-            if self.context.holds_nothing() && self.seen(|queue| queue.messages == 0).await {
+            if self.context.holds_nothing() && self.seen(QueueState::is_empty).await {
                 drain.cancel();
                 return;
             }
@@ -52,7 +52,7 @@ impl Draining {
 
     async fn last_looks(&self) -> bool {
         for _ in 0..LAST_LOOKS {
-            if self.seen(|queue| queue.consumers == 0).await {
+            if self.seen(QueueState::is_unused).await {
                 break;
             }
             sleep(LAST_LOOK_EVERY).await;
@@ -60,8 +60,8 @@ impl Draining {
         // Twice: RabbitMQ shows a queue as empty and unused while it cannot ask it.
         for _ in 0..2 {
             sleep(LAST_LOOK_EVERY).await;
-            let nothing_ready = self.nothing_ready().await;
-            if !nothing_ready || !self.seen(|queue| queue.consumers == 0 && queue.messages == 0).await {
+            let seems_empty = self.seen(|queue| queue.is_unused() && queue.is_empty()).await;
+            if !seems_empty || !self.nothing_ready().await {
                 return false;
             }
         }

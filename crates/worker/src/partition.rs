@@ -10,16 +10,18 @@ use crate::{
     links::{LinkWatch, next_link},
     retry::{RestartPauses, reconnect_pauses},
 };
-use postbound_broker::{BrokerError, Link, PartitionConsumer};
-use postbound_store::within;
+use postbound_broker::{BrokerError, Link, PartitionConsumer, QueueState};
+use postbound_store::{StoreError, within};
 use postbound_telemetry::Component;
 use session::Session;
 use std::{sync::Arc, time::Duration};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// Messages of jobs taken ahead: enough to keep their lanes busy, and little to hold when live ones come.
 const BACKFILL_PREFETCH: u16 = 4;
+/// How long the lease must still hold for consumers to be started under it.
+const START_WITHIN: Duration = Duration::from_secs(1);
 /// How long the statement for parked users of the last owner may take.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -42,11 +44,15 @@ pub(crate) enum Interrupted {
     #[error(transparent)]
     Broker(#[from] BrokerError),
     #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
     Ledger(#[from] LedgerGone),
     #[error("a delivery was abandoned")]
     Abandoned,
     #[error("a message was held for {} minutes", session::HELD_MAX.as_secs() / 60)]
     HeldTooLong,
+    #[error("RabbitMQ did not start the consumers while the lease held")]
+    StartedTooLate,
 }
 
 impl Partition {
@@ -80,20 +86,24 @@ impl Partition {
     }
 
     async fn session(&self, link: &Link) -> Result<(), Interrupted> {
-        tokio::select! {
+        let queue_is_empty = tokio::select! {
             waited = self.wait_for_previous_owner(link) => waited?,
             () = self.drain.cancelled() => return Ok(()),
-        }
-        // Whom the last owner had in its hands is due now: it can hold no request of theirs any more.
+        };
+        // Two consumers at once would share out the queue, and what one of them gives back comes after what the other got: so
+        // one that has stood still must not begin beside the new owner's.
         let context = &self.context;
+        let lease_until = tokio::select! {
+            lease_until = context.fence.pass(START_WITHIN) => lease_until,
+            () = self.drain.cancelled() => return Ok(()),
+        };
+        // Whom the last owner had in its hands is due now: it can hold no request of theirs any more.
         let released = context.store.release_taken(&context.name, self.partitions, self.number);
         if let Err(error) = within(RELEASE_TIMEOUT, released).await {
             tracing::warn!(error = %error, "parked users in the last owner's hands not released; they are due in a minute");
         }
-        let names = &context.names;
-        let live = PartitionConsumer::start(link, &names.queue(self.number), self.prefetch).await?;
-        let backfill =
-            PartitionConsumer::start(link, &names.backfill_queue(self.number), BACKFILL_PREFETCH).await?;
+        let started = timeout_at(lease_until, self.start_consumers(link, queue_is_empty)).await;
+        let (live, backfill) = started.map_err(|_| Interrupted::StartedTooLate)??;
         self.component.ready();
         let mut session = Session::new(self, live, backfill);
         let ended = session.run().await;
@@ -105,23 +115,55 @@ impl Partition {
         ended
     }
 
-    /// The last owner's consumers may still hold messages older than those the queues would give us.
-    async fn wait_for_previous_owner(&self, link: &Link) -> Result<(), Interrupted> {
-        for queue in [self.context.names.queue(self.number), self.context.names.backfill_queue(self.number)] {
-            let mut pauses = reconnect_pauses();
-            loop {
-                let state = link.queue_state(&queue).await?;
-                if !state.exists {
-                    return Err(BrokerError::Missing { what: format!("queue {queue}") }.into());
-                }
-                if state.consumers == 0 {
-                    break;
-                }
-                self.component.standby(format!("waiting for the last consumer of {queue} to go"));
-                let pause = pauses.next().unwrap_or(Duration::from_secs(1)).min(Duration::from_secs(1));
-                tokio::time::sleep(pause).await;
-            }
+    /// Starts to consume, as many messages ahead as an earlier owner may have given back: they come in their order only to
+    /// who takes all of them.
+    async fn start_consumers(
+        &self,
+        link: &Link,
+        queue_is_empty: bool,
+    ) -> Result<(PartitionConsumer, PartitionConsumer), Interrupted> {
+        let TargetContext { name, names, store, .. } = &*self.context;
+        let (generation, wanted) = (self.context.generation(), self.prefetch);
+        let prefetch =
+            store.partition_prefetch(name, generation, self.number, wanted, queue_is_empty).await?;
+        let queue = names.queue(self.number);
+        if prefetch > wanted {
+            tracing::info!(
+                queue,
+                prefetch,
+                wanted,
+                "as many messages are taken ahead as before, until the queue was empty at a start"
+            );
         }
-        Ok(())
+        let live = PartitionConsumer::start(link, &queue, prefetch).await?;
+        let backfill = names.backfill_queue(self.number);
+        Ok((live, PartitionConsumer::start(link, &backfill, BACKFILL_PREFETCH).await?))
+    }
+
+    /// The last owner's consumers may still hold messages older than those the queues would give us. Gives whether the live
+    /// queue is empty.
+    async fn wait_for_previous_owner(&self, link: &Link) -> Result<bool, Interrupted> {
+        let names = &self.context.names;
+        let live = self.until_unused(link, &names.queue(self.number)).await?;
+        self.until_unused(link, &names.backfill_queue(self.number)).await?;
+        Ok(live.is_empty())
+    }
+
+    async fn until_unused(&self, link: &Link, queue: &str) -> Result<QueueState, Interrupted> {
+        for pause in reconnect_pauses() {
+            let state = link.queue_state(queue).await?;
+            if !state.exists {
+                return Err(BrokerError::Missing { what: format!("queue {queue}") }.into());
+            }
+            if state.is_unused() {
+                return Ok(state);
+            }
+            self.component.standby(match state.answered {
+                true => format!("waiting for the last consumer of {queue} to go"),
+                false => format!("waiting for RabbitMQ to say in time who consumes {queue}"),
+            });
+            tokio::time::sleep(pause.min(Duration::from_secs(1))).await;
+        }
+        unreachable!("the pauses have no end")
     }
 }

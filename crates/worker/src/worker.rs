@@ -124,6 +124,8 @@ impl Worker {
 
     /// Renews the leases, balances them, and starts and stops partitions accordingly.
     async fn beat(&mut self, component: &Component, draining: bool) {
+        // As after having stood still. Who renews them now may find all of them its own, though others had some meanwhile.
+        self.leave_outlived_partitions();
         let (asked_at, lease) = (Instant::now(), self.settings.lease);
         let round = async {
             if !draining {
@@ -157,9 +159,7 @@ impl Worker {
             }
             Err(_) => component.not_ready("leases not renewed: Postgres does not answer"),
         }
-        if Instant::now() >= self.lease_until {
-            self.leave_partitions();
-        }
+        self.leave_outlived_partitions();
     }
 
     /// That a target takes others' states, from whichever worker, tells a refused user from a failing target.
@@ -176,9 +176,15 @@ impl Worker {
         Ok(())
     }
 
-    /// The leases have run out: others may own the partitions. No request is under way, the fence saw to that.
-    fn leave_partitions(&mut self) {
+    /// Where the leases have run out, others may own the partitions. No request is under way, the fence saw to that.
+    fn leave_outlived_partitions(&mut self) {
+        if Instant::now() < self.lease_until {
+            return;
+        }
         for served in self.served.values_mut() {
+            if !served.running.is_empty() {
+                tracing::warn!(target.name = %served.context.name, partitions = served.running.len(), "leases ran out; the partitions are begun anew once they are leased again");
+            }
             for running in std::mem::take(&mut served.running).into_values() {
                 running.abort();
             }

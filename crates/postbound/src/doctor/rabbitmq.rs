@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     fn queue(name: &str, messages: u32, consumers: u32) -> QueueState {
-        QueueState { name: name.to_owned(), exists: true, messages, consumers }
+        QueueState { name: name.to_owned(), exists: true, messages, consumers, answered: true }
     }
 
     fn missing(name: &str) -> QueueState {
