@@ -156,7 +156,7 @@ impl AtTarget<'_> {
         let what = match self.target.holds.get(user) {
             None if newest.is_delete() => return,
             None => "the target does not hold the user".to_owned(),
-            Some(held) if self.took_late(user, held) => return,
+            Some(held) if self.took_late(user, held, changes) => return,
             Some(held) => match differs(held, newest) {
                 None => return,
                 Some(difference) => difference,
@@ -165,11 +165,12 @@ impl AtTarget<'_> {
         self.violated("I4", Some(user), format!("version {} is the newest; {what}", newest.version));
     }
 
-    /// Whether an event target holds what it took last, of whatever version: a replayed letter, say, or a request that was
-    /// executed late. Nothing is sent once more for that.
-    fn took_late(&self, user: &User, held: &Holding) -> bool {
-        let last = self.seen(user).iter().rev().find(|seen| seen.is_taken());
-        !self.target.target.coalesces && last.is_some_and(|last| last.version == held.version)
+    /// Whether an event target holds the very event it took last, of whatever version: a replayed letter, say, or a request
+    /// that was executed late. Nothing is sent once more for that.
+    fn took_late(&self, user: &User, held: &Holding, changes: &[Change]) -> bool {
+        let last = self.seen(user).iter().rev().find(|seen| seen.is_taken()).and_then(|seen| seen.version);
+        let event = changes.iter().find(|change| Some(change.version) == last && last == held.version);
+        !self.target.target.coalesces && event.is_some_and(|event| differs(held, event).is_none())
     }
 
     /// I2: all that receivers saw was committed, by that user, under that version.

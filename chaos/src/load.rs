@@ -171,7 +171,7 @@ async fn by_jobs(pool: &PgPool, target: &str) -> Result<BTreeMap<User, Vec<i64>>
         select i.tenant_id, i.user_id, coalesce(i.version, s.delivered_version)
         from postbound.job_item as i join postbound.job as j using (job_id)
         left join app.ledger_steps as s
-          on i.version is null and s.xid = i.xmin and s.target = j.target and s.tenant_id = i.tenant_id
+          on i.version is null and i.state = 'delivered' and s.xid = i.xmin and s.target = j.target and s.tenant_id = i.tenant_id
          and s.user_id = i.user_id
         where j.target = $1 and (i.version is not null or s.step is not null)",
     )

@@ -258,6 +258,15 @@ fn only_an_event_target_may_be_left_with_an_older_event_that_it_took_last() {
         took_last(&mut history.targets[2], 15);
         rows(&mut history.targets[2]).push(seen(3, 50));
     });
+    whole_case("an event that it did not take as it was", &["I4"], |history| {
+        took_last(&mut history.targets[2], 15);
+        let other = Holding { version: Some(1), mark: Some("m2".to_owned()), is_active: true };
+        history.targets[2].holds.insert(user(), other);
+    });
+    whole_case("a delete that it took last and did not carry out", &["I4"], |history| {
+        let active = Holding { version: Some(3), mark: Some("m3".to_owned()), is_active: true };
+        history.targets[2].holds.insert(user(), active);
+    });
     whole_case("a state", &["I4"], |history| took_last(&mut history.targets[0], 15));
 }
 

@@ -41,6 +41,29 @@ fn text(value: &AMQPValue) -> Option<String> {
     }
 }
 
+/// A channel a consumer is about to be started on.
+pub struct ConsumingChannel(Channel);
+
+impl ConsumingChannel {
+    /// Opens a channel for a consumer of at most `prefetch` messages ahead of the acknowledgements.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn open(link: &Link, prefetch: u16) -> Result<Self, BrokerError> {
+        Ok(Self(link.consuming_channel(prefetch.max(1)).await?))
+    }
+
+    /// Starts to consume a queue.
+    ///
+    /// # Errors
+    /// When the queue is missing or the connection gone.
+    pub async fn consume(self, queue: &str) -> Result<PartitionConsumer, BrokerError> {
+        let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+        let consumer = self.0.basic_consume(queue.into(), "".into(), options, arguments).await?;
+        Ok(PartitionConsumer { channel: self.0, consumer })
+    }
+}
+
 /// The one consumer of one partition queue, with a channel of its own.
 pub struct PartitionConsumer {
     channel: Channel,
@@ -53,11 +76,7 @@ impl PartitionConsumer {
     /// # Errors
     /// When the queue is missing or the connection gone.
     pub async fn start(link: &Link, queue: &str, prefetch: u16) -> Result<Self, BrokerError> {
-        let channel = link.consuming_channel(prefetch.max(1)).await?;
-        let consumer = channel
-            .basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
-            .await?;
-        Ok(Self { channel, consumer })
+        ConsumingChannel::open(link, prefetch).await?.consume(queue).await
     }
 
     /// The next message. Safe to drop and call again.

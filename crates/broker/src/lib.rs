@@ -15,7 +15,7 @@ mod topology;
 mod witness;
 
 pub use connect::{Broker, BrokerError, BrokerOptions, Link};
-pub use consumer::{Message, PartitionConsumer};
+pub use consumer::{ConsumingChannel, Message, PartitionConsumer};
 pub use names::TargetNames;
 pub use publisher::{Headers, Message as OutgoingMessage, Publisher, Verdict};
 pub use topology::{Declared, QueueBounds, QueueState};

@@ -11,7 +11,8 @@ use lapin::{
 use std::time::{Duration, Instant};
 
 /// RabbitMQ gives a quorum queue 250 ms to say what it holds (`rabbit_quorum_queue:stat/1`, 3.10 and 4.x), and says that it
-/// holds nothing and has no consumer where it did not. What came sooner is the queue's own word.
+/// holds nothing and has no consumer where it did not. What came sooner is the queue's own word, or RabbitMQ found at once
+/// that the queue's leader is not there.
 const OWN_WORD_WITHIN: Duration = Duration::from_millis(200);
 
 /// Bounds of a partition queue, live or backfill. RabbitMQ cannot change them on an existing queue.
@@ -46,18 +47,18 @@ pub struct QueueState {
     pub messages: u32,
     /// Consumers.
     pub consumers: u32,
-    /// Whether the queue said so itself. Nothing ready and no consumer is also what RabbitMQ says of a queue that does not
-    /// answer in time.
+    /// Whether the queue seems to have said so itself. Nothing ready and no consumer is also what RabbitMQ says of a queue that
+    /// does not answer in time, and, for the moments without a leader, of one that cannot: ask more than once.
     pub answered: bool,
 }
 
 impl QueueState {
-    /// Whether nothing is ready in it, for sure.
+    /// Whether nothing is ready in it, as it says itself.
     pub fn is_empty(&self) -> bool {
         self.answered && self.messages == 0
     }
 
-    /// Whether nobody consumes from it, for sure.
+    /// Whether nobody consumes from it, as it says itself.
     pub fn is_unused(&self) -> bool {
         self.answered && self.consumers == 0
     }

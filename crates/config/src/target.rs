@@ -43,7 +43,8 @@ pub struct Target {
     /// Bytes of messages held at most, per worker. Default 8 MiB: some hundred messages, which take several times as much when they are read.
     #[serde(with = "units::bytes")]
     pub in_flight_bytes_max: usize,
-    /// Messages taken ahead of the acknowledgement, per partition. Default 16.
+    /// Messages taken ahead of the acknowledgement, per partition. Default 16, fewer where `in_flight_bytes_max` has no room for
+    /// them. Lowered, it counts once a worker has begun with an empty queue: RabbitMQ keeps what was given back in its order only for a consumer that takes all of it.
     pub prefetch_messages: u16,
     /// Time for a whole request, connect to last byte; `worker.lease` must exceed it by more than 2 s.
     /// Default 10 s.

@@ -257,7 +257,7 @@ impl Store {
                 order by i.job_id, i.item for update of i
             )
             update postbound.job_item as i set state = 'waiting'
-            from lost where i.job_id = lost.job_id and i.item = lost.item and i.state = 'sent'",
+            from lost where i.job_id = lost.job_id and i.item = lost.item",
         )
         .bind(target)
         .bind(lease_token)

@@ -149,35 +149,38 @@ impl Store {
         Ok(LeaseChange { owned, surplus, workers: workers as usize })
     }
 
-    /// How many messages to take ahead from a partition's live queue, `wanted` at least: as many as an earlier consumer may
-    /// have given back. `is_empty`: the queue is, so that none was. What is given is kept, as this consumer may give back as
-    /// many.
+    /// How many messages to take ahead from the live queue of a leased partition, `wanted` at least: as many as an earlier
+    /// consumer may have given back. `is_empty`: the queue is, so that none was. What is given is kept, as this consumer may
+    /// give back as many. None: the lease is another worker's.
     ///
     /// # Errors
     /// When Postgres cannot be asked.
     pub async fn partition_prefetch(
         &self,
         target: &str,
-        generation: i32,
-        partition: u16,
+        lease: Lease,
         wanted: u16,
         is_empty: bool,
-    ) -> Result<u16, StoreError> {
-        let messages: i32 = sqlx::query_scalar(
+    ) -> Result<Option<u16>, StoreError> {
+        let messages: Option<i32> = sqlx::query_scalar(
             "-- partition_prefetch
-            insert into postbound.partition_prefetch as p (target, generation, partition, messages) values ($1, $2, $3, $4)
+            insert into postbound.partition_prefetch as p (target, generation, partition, messages)
+            select l.target, l.generation, l.partition, $5 from postbound.partition_lease as l
+            where l.target = $1 and l.generation = $2 and l.partition = $3 and l.worker_id = $4 for share
             on conflict on constraint partition_prefetch_pk do update
-                set messages = case when $5 then excluded.messages else greatest(p.messages, excluded.messages) end
+                set messages = case when $6 then excluded.messages else greatest(p.messages, excluded.messages) end
             returning messages",
         )
         .bind(target)
-        .bind(generation)
-        .bind(i32::from(partition))
+        .bind(lease.generation)
+        .bind(i32::from(lease.partition))
+        .bind(lease.worker)
         .bind(i32::from(wanted))
         .bind(is_empty)
-        .fetch_one(&self.pool)
+        .fetch_optional(&self.pool)
         .await?;
-        u16::try_from(messages).map_err(|error| StoreError::Unexpected(error.to_string()))
+        let messages = messages.map(u16::try_from).transpose();
+        messages.map_err(|error| StoreError::Unexpected(error.to_string()))
     }
 
     /// Gives partitions back, after their lanes are drained.

@@ -195,14 +195,13 @@ impl TargetContext {
     /// The lease under which what becomes of a user's deliveries is written; None: the target refuses older versions
     /// itself, and a late write does no harm.
     pub(crate) fn lease_of(&self, key: &UserKey) -> Option<Lease> {
-        let Generation { number: generation, partitions } = self.generation;
-        let lease = || Lease { worker: self.worker, generation, partition: key.partition(partitions) };
-        (!self.plan.guards_versions).then(lease)
+        let partition = || key.partition(self.generation.partitions);
+        (!self.plan.guards_versions).then(|| self.lease(partition()))
     }
 
-    /// Number of the generation of queues it works on.
-    pub(crate) fn generation(&self) -> i32 {
-        self.generation.number
+    /// The lease of a partition.
+    pub(crate) fn lease(&self, partition: u16) -> Lease {
+        Lease { worker: self.worker, generation: self.generation.number, partition }
     }
 
     /// KiB of messages held at most, of live ones or of those of jobs.

@@ -10,7 +10,8 @@ use crate::{
     links::{LinkWatch, next_link},
     retry::{RestartPauses, reconnect_pauses},
 };
-use postbound_broker::{BrokerError, Link, PartitionConsumer, QueueState};
+use consumers::Consumers;
+use postbound_broker::{BrokerError, ConsumingChannel, Link, QueueState};
 use postbound_store::{StoreError, within};
 use postbound_telemetry::Component;
 use session::Session;
@@ -22,6 +23,10 @@ use tokio_util::sync::CancellationToken;
 const BACKFILL_PREFETCH: u16 = 4;
 /// How long the lease must still hold for consumers to be started under it.
 const START_WITHIN: Duration = Duration::from_secs(1);
+/// How often in a row RabbitMQ must say of an empty queue that nobody consumes it: while a queue has no leader it says so,
+/// too.
+const UNUSED_LOOKS: u32 = 3;
+const UNUSED_PAUSE: Duration = Duration::from_millis(100);
 /// How long the statement for parked users of the last owner may take.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -51,8 +56,10 @@ pub(crate) enum Interrupted {
     Abandoned,
     #[error("a message was held for {} minutes", session::HELD_MAX.as_secs() / 60)]
     HeldTooLong,
-    #[error("RabbitMQ did not start the consumers while the lease held")]
+    #[error("the consumers were not started while the lease held")]
     StartedTooLate,
+    #[error("{queue} has another consumer")]
+    Shared { queue: String },
 }
 
 impl Partition {
@@ -86,26 +93,24 @@ impl Partition {
     }
 
     async fn session(&self, link: &Link) -> Result<(), Interrupted> {
-        let queue_is_empty = tokio::select! {
-            waited = self.wait_for_previous_owner(link) => waited?,
-            () = self.drain.cancelled() => return Ok(()),
+        let begun = async {
+            self.wait_for_previous_owner(link).await?;
+            let lease_until = self.context.fence.pass(START_WITHIN).await;
+            let started = timeout_at(lease_until, self.start_consumers(link, lease_until)).await;
+            started.map_err(|_| Interrupted::StartedTooLate)?
         };
-        // Two consumers at once would share out the queue, and what one of them gives back comes after what the other got: so
-        // one that has stood still must not begin beside the new owner's.
-        let context = &self.context;
-        let lease_until = tokio::select! {
-            lease_until = context.fence.pass(START_WITHIN) => lease_until,
+        let consumers = tokio::select! {
+            begun = begun => begun?,
             () = self.drain.cancelled() => return Ok(()),
         };
         // Whom the last owner had in its hands is due now: it can hold no request of theirs any more.
+        let context = &self.context;
         let released = context.store.release_taken(&context.name, self.partitions, self.number);
         if let Err(error) = within(RELEASE_TIMEOUT, released).await {
             tracing::warn!(error = %error, "parked users in the last owner's hands not released; they are due in a minute");
         }
-        let started = timeout_at(lease_until, self.start_consumers(link, queue_is_empty)).await;
-        let (live, backfill) = started.map_err(|_| Interrupted::StartedTooLate)??;
         self.component.ready();
-        let mut session = Session::new(self, live, backfill);
+        let mut session = Session::new(self, consumers);
         let ended = session.run().await;
         // Requests under way are awaited, their outcomes written: dropped, they would be in doubt.
         session.stop.cancel();
@@ -117,53 +122,82 @@ impl Partition {
 
     /// Starts to consume, as many messages ahead as an earlier owner may have given back: they come in their order only to
     /// who takes all of them.
-    async fn start_consumers(
-        &self,
-        link: &Link,
-        queue_is_empty: bool,
-    ) -> Result<(PartitionConsumer, PartitionConsumer), Interrupted> {
+    ///
+    /// Two consumers at once would share out the queue, and what one of them gives back comes after what the other got. So a
+    /// worker that stood still on the way starts none beside the new owner's.
+    async fn start_consumers(&self, link: &Link, lease_until: Instant) -> Result<Consumers, Interrupted> {
         let TargetContext { name, names, store, .. } = &*self.context;
-        let (generation, wanted) = (self.context.generation(), self.prefetch);
-        let prefetch =
-            store.partition_prefetch(name, generation, self.number, wanted, queue_is_empty).await?;
-        let queue = names.queue(self.number);
+        let queues = [names.queue(self.number), names.backfill_queue(self.number)];
+        // Once more: the lease may have been waited for.
+        let [state, _] = self.with_consumers(link, &queues, 0).await?;
+        let (lease, wanted) = (self.context.lease(self.number), self.prefetch);
+        let prefetch = store.partition_prefetch(name, lease, wanted, state.is_empty()).await?;
+        let prefetch = prefetch.ok_or(Interrupted::StartedTooLate)?;
+        let [queue, backfill_queue] = &queues;
         if prefetch > wanted {
             tracing::info!(
                 queue,
                 prefetch,
                 wanted,
-                "as many messages are taken ahead as before, until the queue was empty at a start"
+                "as many messages are taken ahead as before, until a worker begins with an empty queue"
             );
         }
-        let live = PartitionConsumer::start(link, &queue, prefetch).await?;
-        let backfill = names.backfill_queue(self.number);
-        Ok((live, PartitionConsumer::start(link, &backfill, BACKFILL_PREFETCH).await?))
-    }
-
-    /// The last owner's consumers may still hold messages older than those the queues would give us. Gives whether the live
-    /// queue is empty.
-    async fn wait_for_previous_owner(&self, link: &Link) -> Result<bool, Interrupted> {
-        let names = &self.context.names;
-        let live = self.until_unused(link, &names.queue(self.number)).await?;
-        self.until_unused(link, &names.backfill_queue(self.number)).await?;
-        Ok(live.is_empty())
-    }
-
-    async fn until_unused(&self, link: &Link, queue: &str) -> Result<QueueState, Interrupted> {
-        for pause in reconnect_pauses() {
-            let state = link.queue_state(queue).await?;
-            if !state.exists {
-                return Err(BrokerError::Missing { what: format!("queue {queue}") }.into());
-            }
-            if state.is_unused() {
-                return Ok(state);
-            }
-            self.component.standby(match state.answered {
-                true => format!("waiting for the last consumer of {queue} to go"),
-                false => format!("waiting for RabbitMQ to say in time who consumes {queue}"),
-            });
-            tokio::time::sleep(pause.min(Duration::from_secs(1))).await;
+        let live = ConsumingChannel::open(link, prefetch).await?;
+        let backfill = ConsumingChannel::open(link, BACKFILL_PREFETCH).await?;
+        if Instant::now() >= lease_until {
+            return Err(Interrupted::StartedTooLate);
         }
-        unreachable!("the pauses have no end")
+        let live = live.consume(queue).await?;
+        let consumers = Consumers { live, backfill: backfill.consume(backfill_queue).await? };
+        // What RabbitMQ said before may have been no queue's word; a consumer it counts is there.
+        if let Err(why) = self.with_consumers(link, &queues, 1).await {
+            consumers.close().await;
+            return Err(why);
+        }
+        Ok(consumers)
+    }
+
+    /// The states of both queues, neither of which has more consumers than that.
+    async fn with_consumers(
+        &self,
+        link: &Link,
+        queues: &[String; 2],
+        consumers_max: u32,
+    ) -> Result<[QueueState; 2], Interrupted> {
+        let [live, backfill] = queues;
+        let states = [link.queue_state(live).await?, link.queue_state(backfill).await?];
+        match states.iter().find(|state| state.consumers > consumers_max) {
+            Some(state) => Err(Interrupted::Shared { queue: state.name.clone() }),
+            None => Ok(states),
+        }
+    }
+
+    /// The last owner's consumers may still hold messages older than those the queues would give us.
+    async fn wait_for_previous_owner(&self, link: &Link) -> Result<(), Interrupted> {
+        let names = &self.context.names;
+        for queue in [names.queue(self.number), names.backfill_queue(self.number)] {
+            let mut unused = 0;
+            for pause in reconnect_pauses() {
+                let state = link.queue_state(&queue).await?;
+                if !state.exists {
+                    return Err(BrokerError::Missing { what: format!("queue {queue}") }.into());
+                }
+                unused = if state.is_unused() { unused + 1 } else { 0 };
+                // What is in it, RabbitMQ knows from the queue alone.
+                if unused == UNUSED_LOOKS || unused > 0 && state.messages > 0 {
+                    break;
+                }
+                if unused > 0 {
+                    tokio::time::sleep(UNUSED_PAUSE).await;
+                    continue;
+                }
+                self.component.standby(match state.answered {
+                    true => format!("waiting for the last consumer of {queue} to go"),
+                    false => format!("waiting for RabbitMQ to say in time who consumes {queue}"),
+                });
+                tokio::time::sleep(pause.min(Duration::from_secs(1))).await;
+            }
+        }
+        Ok(())
     }
 }

@@ -124,8 +124,6 @@ impl Worker {
 
     /// Renews the leases, balances them, and starts and stops partitions accordingly.
     async fn beat(&mut self, component: &Component, draining: bool) {
-        // As after having stood still. Who renews them now may find all of them its own, though others had some meanwhile.
-        self.leave_outlived_partitions();
         let (asked_at, lease) = (Instant::now(), self.settings.lease);
         let round = async {
             if !draining {
@@ -137,6 +135,8 @@ impl Worker {
             let serving = self.served.iter().filter(|(_, served)| works(served));
             let targets: Vec<String> = serving.map(|(name, _)| name.clone()).collect();
             self.store.heartbeat(self.id, &self.label, &targets, lease).await?;
+            // As after having stood still: whoever finds all of them its own now may have lost some for a while.
+            self.leave_outlived_partitions();
             self.share_successes().await?;
             if !draining {
                 self.balance().await?;

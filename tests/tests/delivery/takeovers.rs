@@ -16,7 +16,9 @@ async fn start() -> Installation {
         .with("relay.message_events_max", "1")
         // What hangs is in the hands of its worker until that dies.
         .with("targets.backend.timeout", "60s")
-        .with("worker.lease", "80s");
+        .with("worker.lease", "80s")
+        // Who stands still keeps its connection.
+        .with("broker.heartbeat", "60s");
     Installation::start(options).await
 }
 

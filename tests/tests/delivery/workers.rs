@@ -75,6 +75,30 @@ async fn a_worker_that_comes_back_from_a_freeze_disturbs_nothing() {
     check(async |worker| worker.signal(Signal::SIGSTOP), |worker| worker.signal(Signal::SIGCONT)).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_whose_leases_ran_out_while_it_stood_still_begins_its_partitions_anew() {
+    let options = Options::default().with("worker.lease", "4s").with("targets.backend.timeout", "1s");
+    let installation = Installation::start(options.with("targets.crm.timeout", "1s")).await;
+    let _relay = installation.relay();
+    // There is nobody else to take them: the registry alone would not tell it that others might have had them.
+    let worker = installation.worker(&[]);
+    until_shared(&installation, &[&worker], 8).await;
+    worker.signal(Signal::SIGSTOP);
+    eventually("its leases have run out", SOON, async || {
+        let expired =
+            "select bool_and(expires_at < clock_timestamp() - interval '1 s') from postbound.worker";
+        let expired: bool =
+            sqlx::query_scalar(expired).fetch_one(installation.database.superuser()).await.unwrap();
+        expired.then_some(())
+    })
+    .await;
+    worker.signal(Signal::SIGCONT);
+    eventually("it gives them up", SOON, async || worker.log().contains("leases ran out").then_some(()))
+        .await;
+    emit(&installation, "user", 20, "created").await;
+    installation.assert_converged().await;
+}
+
 /// Of three workers on two partitions the last by id is spare in the end; until then a partition may be on its way.
 async fn spare_of_three(installation: &Installation) -> i32 {
     eventually("three workers share two partitions", SOON, async || {

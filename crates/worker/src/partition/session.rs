@@ -13,7 +13,6 @@ use crate::{
     optional::pending_or,
 };
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use postbound_broker::PartitionConsumer;
 use postbound_event::{JobPart, UserKey};
 use postbound_store::ItemOutcome;
 use std::{collections::HashMap, time::Duration};
@@ -60,14 +59,10 @@ pub(super) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn new(
-        partition: &'a Partition,
-        live: PartitionConsumer,
-        backfill: PartitionConsumer,
-    ) -> Self {
+    pub(super) fn new(partition: &'a Partition, consumers: Consumers) -> Self {
         Self {
             partition,
-            consumers: Consumers { live, backfill },
+            consumers,
             fed: partition.context.feeder.register(partition.number, partition.partitions),
             stop: partition.drain.child_token(),
             lanes: HashMap::new(),
