@@ -7,10 +7,10 @@
 //! executed at any time until the doubt about it is due.
 //!
 //! Taken as given: what [`crate::source`] proves; that requests not answered within `timeout` are executed within
-//! `doubt_after`, or never; that a quorum queue gives messages back in their order, marked as given out before; and that
-//! statements are atomic. Left out: breakers' own states (they may close at any time), several users in one request, the
-//! number of tries, changes of the target's own origin, another number of partitions, and that an event target's lane reads
-//! what is parked page by page.
+//! `doubt_after`, or never; that a quorum queue gives messages back in their order, marked as given out before, to a consumer
+//! that is alone and takes all of them, as workers are; and that statements are atomic. Left out: breakers' own states (they
+//! may close at any time), several users in one request, the number of tries, changes of the target's own origin, another
+//! number of partitions, and that an event target's lane reads what is parked page by page.
 
 mod bounds;
 mod lane;

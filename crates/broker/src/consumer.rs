@@ -5,6 +5,7 @@ use lapin::{
     options::{BasicAckOptions, BasicConsumeOptions},
     types::{AMQPValue, FieldTable},
 };
+use tokio::sync::oneshot;
 
 /// A message as it was taken from a queue.
 pub struct Message {
@@ -53,18 +54,30 @@ impl ConsumingChannel {
         Ok(Self(link.consuming_channel(prefetch.max(1)).await?))
     }
 
-    /// Starts to consume a queue.
+    /// Starts to consume a queue. Where nobody waits for it any more it is stopped again.
     ///
     /// # Errors
     /// When the queue is missing or the connection gone.
     pub async fn consume(self, queue: &str) -> Result<PartitionConsumer, BrokerError> {
-        let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
-        let consumer = self.0.basic_consume(queue.into(), "".into(), options, arguments).await?;
-        Ok(PartitionConsumer { channel: self.0, consumer })
+        let Self(channel) = self;
+        let queue = queue.to_owned();
+        let (reply, started) = oneshot::channel();
+        // lapin keeps a consumer whose start was dropped before RabbitMQ's answer, for as long as the connection lives.
+        tokio::spawn(async move {
+            let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+            let consumer = channel.basic_consume(queue.into(), "".into(), options, arguments).await;
+            if let Err(Ok(unwanted)) =
+                reply.send(consumer.map(|consumer| PartitionConsumer { channel, consumer }))
+            {
+                unwanted.close().await;
+            }
+        });
+        let gone = |_| BrokerError::Amqp("the start of a consumer was given up".to_owned());
+        Ok(started.await.map_err(gone)??)
     }
 }
 
-/// The one consumer of one partition queue, with a channel of its own.
+/// The one consumer of a queue, with a channel of its own.
 pub struct PartitionConsumer {
     channel: Channel,
     consumer: Consumer,

@@ -23,10 +23,12 @@ use tokio_util::sync::CancellationToken;
 const BACKFILL_PREFETCH: u16 = 4;
 /// How long the lease must still hold for consumers to be started under it.
 const START_WITHIN: Duration = Duration::from_secs(1);
-/// How often in a row RabbitMQ must say of an empty queue that nobody consumes it: while a queue has no leader it says so,
-/// too.
-const UNUSED_LOOKS: u32 = 3;
-const UNUSED_PAUSE: Duration = Duration::from_millis(100);
+/// How often in a row RabbitMQ must say of an empty queue that nobody consumes it, and how long between: it says so, too,
+/// while the queue elects a leader. By the time a partition is leased that is over; after a lost connection it may go on.
+const FIRST_LOOKS: (u32, Duration) = (3, Duration::from_millis(100));
+const LATER_LOOKS: (u32, Duration) = (7, Duration::from_millis(500));
+/// How long between looks for a consumer that was started.
+const OWN_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long the statement for parked users of the last owner may take.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -67,13 +69,14 @@ impl Partition {
     pub(crate) async fn run(mut self) {
         let mut pauses = RestartPauses::new();
         let drain = self.drain.clone();
+        let mut looks = FIRST_LOOKS;
         loop {
             let link = tokio::select! {
                 Some(link) = next_link(&mut self.links) => link,
                 () = drain.cancelled() => break,
             };
             let started = Instant::now();
-            match self.session(&link).await {
+            match self.session(&link, looks).await {
                 Ok(()) => break,
                 // What a drain gives up is the next owner's.
                 Err(Interrupted::Abandoned) if drain.is_cancelled() => break,
@@ -83,6 +86,7 @@ impl Partition {
                     self.component.not_ready(format!("{queue}: {why}"));
                 }
             }
+            looks = LATER_LOOKS;
             tokio::select! {
                 () = drain.cancelled() => break,
                 () = tokio::time::sleep(pauses.after(started.elapsed())) => {}
@@ -92,11 +96,11 @@ impl Partition {
         self.component.remove();
     }
 
-    async fn session(&self, link: &Link) -> Result<(), Interrupted> {
+    async fn session(&self, link: &Link, looks: (u32, Duration)) -> Result<(), Interrupted> {
         let begun = async {
-            self.wait_for_previous_owner(link).await?;
+            let is_empty = self.wait_for_previous_owner(link, looks).await?;
             let lease_until = self.context.fence.pass(START_WITHIN).await;
-            let started = timeout_at(lease_until, self.start_consumers(link, lease_until)).await;
+            let started = timeout_at(lease_until, self.start_consumers(link, is_empty, lease_until)).await;
             started.map_err(|_| Interrupted::StartedTooLate)?
         };
         let consumers = tokio::select! {
@@ -125,18 +129,25 @@ impl Partition {
     ///
     /// Two consumers at once would share out the queue, and what one of them gives back comes after what the other got. So a
     /// worker that stood still on the way starts none beside the new owner's.
-    async fn start_consumers(&self, link: &Link, lease_until: Instant) -> Result<Consumers, Interrupted> {
-        let TargetContext { name, names, store, .. } = &*self.context;
-        let queues = [names.queue(self.number), names.backfill_queue(self.number)];
+    async fn start_consumers(
+        &self,
+        link: &Link,
+        is_empty: bool,
+        lease_until: Instant,
+    ) -> Result<Consumers, Interrupted> {
+        let TargetContext { name, store, .. } = &*self.context;
         // Once more: the lease may have been waited for.
-        let [state, _] = self.with_consumers(link, &queues, 0).await?;
+        let [live_state, backfill_state] = self.look(link).await?;
+        if let Some(used) = [&live_state, &backfill_state].into_iter().find(|state| !state.is_unused()) {
+            return Err(Interrupted::Shared { queue: used.name.clone() });
+        }
         let (lease, wanted) = (self.context.lease(self.number), self.prefetch);
-        let prefetch = store.partition_prefetch(name, lease, wanted, state.is_empty()).await?;
+        let is_empty = is_empty && live_state.is_empty();
+        let prefetch = store.partition_prefetch(name, lease, wanted, is_empty).await?;
         let prefetch = prefetch.ok_or(Interrupted::StartedTooLate)?;
-        let [queue, backfill_queue] = &queues;
         if prefetch > wanted {
             tracing::info!(
-                queue,
+                queue = live_state.name,
                 prefetch,
                 wanted,
                 "as many messages are taken ahead as before, until a worker begins with an empty queue"
@@ -147,57 +158,79 @@ impl Partition {
         if Instant::now() >= lease_until {
             return Err(Interrupted::StartedTooLate);
         }
-        let live = live.consume(queue).await?;
-        let consumers = Consumers { live, backfill: backfill.consume(backfill_queue).await? };
-        // What RabbitMQ said before may have been no queue's word; a consumer it counts is there.
-        if let Err(why) = self.with_consumers(link, &queues, 1).await {
+        let live = live.consume(&live_state.name).await?;
+        let backfill = backfill.consume(&backfill_state.name).await?;
+        let consumers = Consumers { live, backfill };
+        if let Err(why) = self.until_alone(link).await {
             consumers.close().await;
             return Err(why);
         }
         Ok(consumers)
     }
 
-    /// The states of both queues, neither of which has more consumers than that.
-    async fn with_consumers(
-        &self,
-        link: &Link,
-        queues: &[String; 2],
-        consumers_max: u32,
-    ) -> Result<[QueueState; 2], Interrupted> {
-        let [live, backfill] = queues;
-        let states = [link.queue_state(live).await?, link.queue_state(backfill).await?];
-        match states.iter().find(|state| state.consumers > consumers_max) {
-            Some(state) => Err(Interrupted::Shared { queue: state.name.clone() }),
+    /// What RabbitMQ said before may not have been the queue's word. Once it counts this consumer, it is.
+    async fn until_alone(&self, link: &Link) -> Result<(), Interrupted> {
+        loop {
+            let [live, _] = self.look(link).await?;
+            match live.consumers {
+                0 => tokio::time::sleep(OWN_LOOK_EVERY).await,
+                1 => return Ok(()),
+                _ => {
+                    let queue = live.name;
+                    tracing::error!(
+                        queue,
+                        "two consumers shared a queue for a moment: a user's changes may have lost their order"
+                    );
+                    return Err(Interrupted::Shared { queue });
+                }
+            }
+        }
+    }
+
+    /// The states of the live and of the backfill queue.
+    async fn look(&self, link: &Link) -> Result<[QueueState; 2], Interrupted> {
+        let names = &self.context.names;
+        let states = [
+            link.queue_state(&names.queue(self.number)).await?,
+            link.queue_state(&names.backfill_queue(self.number)).await?,
+        ];
+        match states.iter().find(|state| !state.exists) {
+            Some(missing) => Err(BrokerError::Missing { what: format!("queue {}", missing.name) }.into()),
             None => Ok(states),
         }
     }
 
-    /// The last owner's consumers may still hold messages older than those the queues would give us.
-    async fn wait_for_previous_owner(&self, link: &Link) -> Result<(), Interrupted> {
-        let names = &self.context.names;
-        for queue in [names.queue(self.number), names.backfill_queue(self.number)] {
-            let mut unused = 0;
-            for pause in reconnect_pauses() {
-                let state = link.queue_state(&queue).await?;
-                if !state.exists {
-                    return Err(BrokerError::Missing { what: format!("queue {queue}") }.into());
-                }
-                unused = if state.is_unused() { unused + 1 } else { 0 };
-                // What is in it, RabbitMQ knows from the queue alone.
-                if unused == UNUSED_LOOKS || unused > 0 && state.messages > 0 {
-                    break;
-                }
-                if unused > 0 {
-                    tokio::time::sleep(UNUSED_PAUSE).await;
-                    continue;
-                }
-                self.component.standby(match state.answered {
+    /// The last owner's consumers may still hold messages older than those the queues would give us. Gives whether the live
+    /// queue is empty.
+    async fn wait_for_previous_owner(
+        &self,
+        link: &Link,
+        (looks, pause): (u32, Duration),
+    ) -> Result<bool, Interrupted> {
+        let mut unused = 0;
+        for waiting in reconnect_pauses() {
+            let states = self.look(link).await?;
+            if let Some(used) = states.iter().find(|state| !state.is_unused()) {
+                let queue = &used.name;
+                self.component.standby(match used.answered {
                     true => format!("waiting for the last consumer of {queue} to go"),
                     false => format!("waiting for RabbitMQ to say in time who consumes {queue}"),
                 });
-                tokio::time::sleep(pause.min(Duration::from_secs(1))).await;
+                unused = 0;
+                tokio::time::sleep(waiting.min(Duration::from_secs(1))).await;
+                continue;
             }
+            let [live, _] = states;
+            // Of messages RabbitMQ knows from the queue alone. What jobs send has no order.
+            if live.messages > 0 {
+                return Ok(false);
+            }
+            unused += 1;
+            if unused == looks {
+                return Ok(true);
+            }
+            tokio::time::sleep(pause).await;
         }
-        Ok(())
+        unreachable!("the pauses have no end")
     }
 }

@@ -124,6 +124,7 @@ impl Worker {
 
     /// Renews the leases, balances them, and starts and stops partitions accordingly.
     async fn beat(&mut self, component: &Component, draining: bool) {
+        self.leave_outlived_partitions();
         let (asked_at, lease) = (Instant::now(), self.settings.lease);
         let round = async {
             if !draining {
