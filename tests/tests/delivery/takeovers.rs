@@ -3,8 +3,10 @@
 
 use super::{SOON, emit};
 use nix::sys::signal::Signal;
+use postbound_broker::{Broker, BrokerOptions, ConsumingChannel};
 use postbound_receiver::Fault;
 use postbound_tests::{Installation, Options, Process, Role, eventually};
+use std::time::Duration;
 
 const QUEUE: &str = "postbound.backend.g1.p000";
 const BACKFILL: &str = "postbound.backend.g1.p000.backfill";
@@ -134,4 +136,26 @@ async fn a_worker_that_would_take_fewer_messages_ahead_than_the_last_one_keeps_t
             .await
             .unwrap();
     assert_eq!(ahead, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_whose_start_nobody_waits_for_any_more_goes_away() {
+    let installation = start().await;
+    let broker = Broker::new(&BrokerOptions {
+        url: installation.vhost.url().to_owned(),
+        password: None,
+        heartbeat: SOON,
+        connect_timeout: SOON,
+        ca_file: None,
+        client_certificate: None,
+    });
+    let link = broker.unwrap().connect("test").await.unwrap();
+    installation.vhost.suspend_queue(QUEUE).await;
+    let channel = ConsumingChannel::open(&link, 1).await.unwrap();
+    let started = tokio::time::timeout(Duration::from_millis(100), channel.consume(QUEUE)).await;
+    assert!(started.is_err(), "the queue cannot answer");
+    installation.vhost.resume_queue(QUEUE).await;
+    // The queue hears of this one after the other.
+    let _consumer = ConsumingChannel::open(&link, 1).await.unwrap().consume(QUEUE).await.unwrap();
+    until_holds(&installation, 0, 1).await;
 }
