@@ -139,6 +139,17 @@ impl Installation {
         self.folder.path().join(name)
     }
 
+    /// Ends all workers' leases, so that nobody waits for a dead one's to run out.
+    ///
+    /// # Panics
+    /// When Postgres cannot be asked.
+    pub async fn end_leases(&self) {
+        sqlx::query("update postbound.worker set expires_at = now()")
+            .execute(self.database.superuser())
+            .await
+            .unwrap();
+    }
+
     /// Starts a relay.
     #[must_use]
     pub fn relay(&self) -> Process {

@@ -49,14 +49,6 @@ async fn until_under_way(installation: &Installation) {
     .await;
 }
 
-/// Nobody waits for its leases to run out.
-async fn end_leases(installation: &Installation) {
-    sqlx::query("update postbound.worker set expires_at = now()")
-        .execute(installation.database.superuser())
-        .await
-        .unwrap();
-}
-
 /// Until so many messages are ready, for so many consumers.
 async fn until_holds(installation: &Installation, ready: u32, consumers: u32) {
     let what = format!("{ready} messages are ready for {consumers} consumers");
@@ -95,7 +87,7 @@ async fn queues_that_do_not_answer_are_not_taken_for_ones_nobody_consumes() {
         installation.vhost.suspend_queue(queue).await;
     }
     let heir = worker(&installation, "16");
-    end_leases(&installation).await;
+    installation.end_leases().await;
     until_reason(&heir, "waiting for RabbitMQ to say in time").await;
     for queue in [QUEUE, BACKFILL] {
         installation.vhost.resume_queue(queue).await;
@@ -118,7 +110,7 @@ async fn a_worker_that_would_take_fewer_messages_ahead_than_the_last_one_keeps_t
         let mut dies = worker(&installation, prefetch);
         until_under_way(&installation).await;
         dies.kill_9().await;
-        end_leases(&installation).await;
+        installation.end_leases().await;
         until_holds(&installation, 8, 0).await;
     }
     installation.backend.behave().await;

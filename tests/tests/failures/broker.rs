@@ -20,16 +20,8 @@ async fn die_with(installation: &Installation, users: &[&str], others: i64, time
         until_under_way(installation, users.len()).await;
         until_taken(installation, others).await;
         worker.kill_9().await;
-        end_leases(installation).await;
+        installation.end_leases().await;
     }
-}
-
-/// Nobody waits for a dead worker's leases to run out.
-async fn end_leases(installation: &Installation) {
-    sqlx::query("update postbound.worker set expires_at = now()")
-        .execute(installation.database.superuser())
-        .await
-        .unwrap();
 }
 
 async fn until_under_way(installation: &Installation, requests: usize) {
@@ -83,7 +75,7 @@ async fn of_a_message_that_takes_its_workers_down_each_state_ends_alone() {
     until_taken(&installation, 9).await;
     assert_eq!(parked(&installation).await, ["poison-1"], "the poison one alone is held up");
     worker.kill_9().await;
-    end_leases(&installation).await;
+    installation.end_leases().await;
     eventually("its consumer is gone", SOON, async || {
         (installation.vhost.queue(queue).await?.consumers == 0).then_some(())
     })
